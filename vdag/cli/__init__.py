@@ -1,0 +1,63 @@
+"""The commands `vdag` and `vdag-node`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from vdag import __version__
+from vdag.cli.doctor import doctor
+from vdag.cli.run import run
+from vdag.cli.tasks import tasks
+from vdag.errors import VdagError
+
+__all__ = ["main", "node_main"]
+
+app = typer.Typer(
+    help="Video analytics as a graph of tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(run)
+app.command()(tasks)
+app.command()(doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Video analytics as a graph of tasks."""
+    del version
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+
+
+def main() -> None:
+    """Run `vdag`; an error of ours is one line on stderr and exit status 2."""
+    try:
+        app()
+    except VdagError as err:
+        print(f"vdag: {err}", file=sys.stderr)
+        sys.exit(2)
+
+
+def node_main() -> None:
+    """Run `vdag-node`, the daemon: not part of this version yet."""
+    print("vdag-node: this version runs pipelines in one process, see `vdag run`", file=sys.stderr)
+    sys.exit(2)

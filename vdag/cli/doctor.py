@@ -1,0 +1,98 @@
+"""`vdag doctor`: what is installed, what is in use, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vdag import __version__, engines
+from vdag import _native as native
+from vdag.engines import zoo
+from vdag.errors import ModelError
+
+__all__ = ["doctor"]
+
+#: Package, what vdag does with it, and the extra that brings it.
+PACKAGES = (
+    ("av", "reads and writes video", "video"),
+    ("opencv-python-headless", "resizes, draws, finds poses", "video"),
+)
+#: Builds of OpenCV that provide the same module.
+ALTERNATIVES = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python")}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `problem` says how to mend it, empty when all is well."""
+
+    what: str
+    state: str
+    problem: str = ""
+    needed: bool = True
+
+
+def doctor() -> None:
+    """Say what vdag found on this machine; exit status 1 when something needed is missing."""
+    findings = [*_machine(), *_packages(), *_engines(), *_models()]
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        mark = "[red]missing[/red]" if finding.problem and finding.needed else (
+            "[yellow]without[/yellow]" if finding.problem else "[green]ok[/green]"
+        )
+        table.add_row(mark, finding.what, finding.state or finding.problem)
+    Console().print(table)
+    if any(finding.problem and finding.needed for finding in findings):
+        raise typer.Exit(1)
+
+
+def _machine() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    yield Finding("vdag", f"{__version__}, Python {python}, {platform.machine()}, {cores} cores")
+    kernels = "numpy twins" if os.environ.get("VDAG_NATIVE") == "reference" else "compiled"
+    yield Finding("kernels", f"{kernels}, SIMD {native.preprocess.simd()}")
+    library = native.jpeg.library()
+    yield Finding("JPEG", f"{library.api} {library.version} at {library.path}")
+
+
+def _packages() -> Iterator[Finding]:
+    for package, use, extra in PACKAGES:
+        version = _version(package, *ALTERNATIVES.get(package, ()))
+        problem = "" if version else f"not installed: pip install '.[{extra}]' ({use})"
+        yield Finding(package, f"{version}, {use}" if version else "", problem)
+
+
+def _version(*packages: str) -> str | None:
+    for package in packages:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _engines() -> Iterator[Finding]:
+    for info in engines.available():
+        devices = ", ".join(info.devices)
+        state = f"{info.version} on {devices}" if info.available else ""
+        yield Finding(
+            f"engine {info.name}", state, info.problem or "", needed=info.name == "onnx"
+        )
+
+
+def _models() -> Iterator[Finding]:
+    for card in zoo.cards().values():
+        try:
+            card.verify()
+        except ModelError as err:
+            yield Finding(f"model {card.name}", "", str(err))
+        else:
+            yield Finding(f"model {card.name}", f"{card.version}, {card.licence.spdx}")

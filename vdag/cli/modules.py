@@ -1,0 +1,32 @@
+"""Python files that the user names on the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from vdag.errors import ConfigError, VdagError
+
+__all__ = ["load_module"]
+
+
+def load_module(path: Path) -> None:
+    """Run a Python file of the user's, so that it registers its tasks.
+
+    Raises:
+        ConfigError: there is no such file, or it raised; the text names it.
+    """
+    if not path.is_file():
+        raise ConfigError(f"cannot read tasks from {path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"cannot read tasks from {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except VdagError:
+        raise
+    except Exception as err:
+        raise ConfigError(f"{path} failed: {type(err).__name__}: {err}") from err

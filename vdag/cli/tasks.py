@@ -1,0 +1,40 @@
+"""`vdag tasks`: what can be put into a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vdag.cli.modules import load_module
+from vdag.engines import zoo
+from vdag.tasks import find, names
+
+__all__ = ["tasks"]
+
+
+def tasks(
+    load: Annotated[
+        list[Path] | None,
+        typer.Option("--tasks", help="A Python file that registers tasks of your own."),
+    ] = None,
+) -> None:
+    """List the tasks, what each takes and gives, and its models."""
+    for path in load or ():
+        load_module(path)
+    table = Table()
+    for column in ("task", "takes", "gives", "models"):
+        table.add_column(column, overflow="fold")
+    for name in names():
+        signature = find(name).signature
+        optional = (f"[dim]{field}[/dim]" for field in sorted(signature.optional))
+        table.add_row(
+            name,
+            ", ".join([*sorted(signature.inputs), *optional]),
+            ", ".join(sorted(signature.outputs)),
+            "\n".join(f"{key}: {choice}" for key, choice in zoo.models_for(name).items()),
+        )
+    Console().print(table)
