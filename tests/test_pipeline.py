@@ -113,23 +113,21 @@ def test_latest_drops_waiting_frames_and_counts_them():
     fed = threading.Event()
 
     def source():
-        yield from pictures(10)
+        frames = pictures(10)
+        yield next(frames)
+        assert gate.entered.wait(WAIT_S)
+        yield from frames
         fed.set()
 
     with Pipeline(
         ["gate"], source(), tasks={"gate": gate}, threads=1, policy="latest", max_in_flight=1
     ) as run:
-        results = iter(run)
-        first = threading.Thread(target=lambda: found.append(next(results)))
-        found: list = []
-        first.start()
-        assert gate.entered.wait(WAIT_S)
-        assert fed.wait(WAIT_S)
-        gate.opened.set()
-        first.join(WAIT_S)
-        found += list(results)
+        opener = threading.Thread(target=lambda: fed.wait(WAIT_S) and gate.opened.set())
+        opener.start()
+        found = [result.seq for result in run]
+        opener.join(WAIT_S)
     stats = run.stats()
-    assert [result.seq for result in found] == [found[0].seq, 9]
+    assert found == [0, 9]
     assert stats.dropped == {"superseded": 8}
     assert balanced(stats)
 

@@ -113,7 +113,7 @@ class Dispatcher:
             ready, free = self._ready[task], self._free[task]
             if not (ready and free):
                 continue
-            seqs = []
+            seqs: list[int] = []
             while ready and len(seqs) < self._batch[task] and self._may_start(ready[0]):
                 seqs.append(ready.popleft())
             if seqs:

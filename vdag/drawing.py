@@ -22,7 +22,7 @@ from vdag.results import Outputs, Result
 __all__ = ["draw", "pose_axes", "render"]
 
 Color = tuple[int, int, int]
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 #: BGR; far apart in hue, all light enough on dark scenes. A class or task keeps its colour.
 PALETTE: tuple[Color, ...] = (
@@ -43,6 +43,9 @@ AXES: tuple[Color, ...] = ((90, 90, 245), (90, 220, 90), (255, 150, 50))
 
 #: Height of capitals over the line and depth of a `g` below it, in units of OpenCV's stroke font.
 RISE, DESCENT = 21.0, 7.0
+
+#: Numbers from here on are no coordinates, and are not drawn.
+FAR = 1e9
 
 #: Height in pixels that text is made for; it grows with larger pictures.
 BASE_HEIGHT = 480
@@ -83,7 +86,7 @@ def draw(
 
     Fields are drawn by their names in the documents: `bbox` with `prob`, `head_pose` on the boxes
     of its own task or of the one with as many, rows of `result`, and `count_result` and
-    `clip_result` as a legend. Others are left out, and so is what is not finite.
+    `clip_result` as a legend. Others are left out, and so are numbers that are not finite.
 
     Args:
         pixels: uint8 `(H, W, 3)` BGR, C-contiguous. Written in place.
@@ -98,7 +101,7 @@ def draw(
         DependencyMissing: OpenCV is not installed.
     """
     canvas = _Canvas.over(pixels)
-    factors = np.array([*scale, *scale], np.float32)
+    factors = np.array([*scale, *scale])
     for task, fields in outputs.items():
         if "bbox" in fields:
             _draw_boxes(canvas, task, fields, factors)
@@ -123,7 +126,7 @@ def pose_axes(yaw: float, pitch: float, roll: float) -> Floats:
         roll: degrees, above 0 is clockwise in the image.
 
     Returns:
-        float32 `(3, 3)`, rows of length 1: to the image's right, up, look direction. Columns are
+        float64 `(3, 3)`, rows of length 1: to the image's right, up, look direction. Columns are
         right, down, and away from the camera.
     """
     yaw, pitch, roll = np.radians([yaw, pitch, roll])
@@ -134,7 +137,7 @@ def pose_axes(yaw: float, pitch: float, roll: float) -> Floats:
     right[2] = -(right[0] * look[0] + right[1] * look[1]) / depth
     right /= np.linalg.norm(right)
     up = np.cross(look, right)
-    return np.stack([right, up, look]).astype(np.float32)
+    return np.stack([right, up, look])
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,7 @@ def _boxes_of(outputs: Mapping[str, Outputs], task: str, count: int) -> Floats:
     for fields in candidates:
         if "bbox" in fields and len(boxes := _matrix(fields["bbox"], 4)) == count:
             return boxes
-    return np.empty((0, 4), np.float32)
+    return np.empty((0, 4))
 
 
 def _counts(outputs: Mapping[str, Outputs]) -> list[tuple[str, Color]]:
@@ -286,11 +289,13 @@ def _names(names: Any) -> Mapping[int, str]:
 
 
 def _matrix(values: Any, columns: int) -> Floats:
-    return np.asarray(values, np.float32).reshape(-1, columns)
+    """Return rows of numbers; what is too far out for any picture becomes not-a-number."""
+    numbers = np.asarray(values, np.float64).reshape(-1, columns)
+    return np.where(np.abs(numbers) < FAR, numbers, np.nan)
 
 
 def _vector(values: Iterable[float]) -> Floats:
-    return np.asarray(values, np.float32).reshape(-1)
+    return np.asarray(values, np.float64).reshape(-1)
 
 
 def _color(name: str) -> Color:

@@ -101,7 +101,7 @@ class Frame:
 
     def view(self) -> UInt8Image:
         """Return the pixels as a read-only array over the same memory."""
-        view = self.pixels.view()
+        view: UInt8Image = self.pixels.view()
         view.flags.writeable = False
         return view
 
@@ -118,7 +118,8 @@ class Frame:
         y1 = min(max(int(bbox[1]), 0), self.height - 1)
         x2 = min(max(int(np.ceil(bbox[2])), x1 + 1), self.width)
         y2 = min(max(int(np.ceil(bbox[3])), y1 + 1), self.height)
-        return self.pixels[y1:y2, x1:x2]
+        region: UInt8Image = self.pixels[y1:y2, x1:x2]
+        return region
 
     def release(self) -> None:
         """Give up the lease, if there is one; the pixels must not be read afterwards."""
@@ -135,7 +136,9 @@ class Frame:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False and dtype is not None and np.dtype(dtype) != np.uint8:
             raise ValueError(f"pixels of dtype uint8 become {np.dtype(dtype)} only by a copy")
-        array = self.pixels if dtype is None else self.pixels.astype(dtype, copy=False)
+        array: NDArray[Any] = (
+            self.pixels if dtype is None else self.pixels.astype(dtype, copy=False)
+        )
         return array.copy() if copy and array is self.pixels else array
 
     def __dlpack__(self, **kwargs: Any) -> Any:

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from vdag.dispatch import Dispatcher, Policy, Work
 from vdag.errors import ConfigError, StageError
@@ -21,7 +22,7 @@ from vdag.frame import Frame
 from vdag.graph import Graph
 from vdag.metrics import Histogram, Summary
 from vdag.results import Outputs, Result
-from vdag.sources import Source, open_source
+from vdag.sources import Clip, ClipGenerator, SingleFrameGenerator, Source
 from vdag.stages import Stage, StageStats
 from vdag.tasks import Task, TaskOptions, signatures
 
@@ -29,6 +30,11 @@ __all__ = ["Pipeline", "PipelineStats"]
 
 logger = logging.getLogger(__name__)
 
+#: The documents' generators, by the name a graph gives.
+GENERATORS: Final = {
+    "SingleFrameGenerator": SingleFrameGenerator,
+    "ClipGenerator": ClipGenerator,
+}
 #: How long `close` waits for a thread that is inside a task or a read.
 CLOSE_TIMEOUT_S = 10.0
 
@@ -58,14 +64,19 @@ class PipelineStats:
 
 @dataclass(slots=True)
 class _Progress:
-    """A frame on its way: what was found so far, and when things happened."""
+    """A frame or clip on its way: what was found so far, and when things happened."""
 
-    frame: Frame
+    item: Frame | Clip
     admitted_ns: int
     outputs: dict[str, Outputs] = field(default_factory=dict)
     task_delay_s: dict[str, float] = field(default_factory=dict)
     delay_s: float = 0.0
     error: StageError | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that results are about: of a clip, the last one."""
+        return self.item.frames[-1] if isinstance(self.item, Clip) else self.item
 
 
 class Pipeline:
@@ -76,12 +87,14 @@ class Pipeline:
                 print(result["face_alignment"]["head_pose"])
 
     Leaving the `with` block stops the threads and closes what the pipeline opened itself: a source
-    given by name, and the tasks it loaded. A result's frame belongs to the caller.
+    given by name, and the tasks it loaded. A result's frame belongs to the caller; the result of a
+    clip has its last frame.
 
     Args:
         graph: a `Graph`, the documents' `dag`, or a list of task names.
         source: a `Source`, or anything that `open_source` takes.
         models: task to `model_id` (0 large, 1 medium, 2 small); 0 where it is left out.
+        cards: task to a model card of the user's own, used instead of the zoo's models.
         device: where models run: `auto`, `cpu`, `cuda`, or `cuda:<n>`.
         tasks: task name to a ready `Task`, used instead of loading one, and not closed.
         threads: threads that work on tasks; by default one per core this process may use.
@@ -105,6 +118,7 @@ class Pipeline:
         source: Source | Any,
         *,
         models: Mapping[str, int] = MappingProxyType({}),
+        cards: Mapping[str, str | Path] = MappingProxyType({}),
         device: str = "auto",
         tasks: Mapping[str, Task] = MappingProxyType({}),
         threads: int | None = None,
@@ -120,8 +134,11 @@ class Pipeline:
         known = signatures() | {name: task.signature for name, task in tasks.items()}
         parsed = graph if isinstance(graph, Graph) else Graph.from_dag(graph)
         self.graph = parsed.check(known)
-        if unknown := models.keys() - set(self.graph.tasks):
-            raise ConfigError(f"models names {min(unknown)!r}, which is no task of the graph")
+        for argument, named in (("models", models), ("cards", cards), ("tasks", tasks)):
+            if unknown := named.keys() - set(self.graph.tasks):
+                raise ConfigError(
+                    f"{argument} names {min(unknown)!r}, which is no task of the graph"
+                )
         self._on_error = on_error
         self._changed = threading.Condition()
         self._progress: dict[int, _Progress] = {}
@@ -132,12 +149,15 @@ class Pipeline:
         self._start_ns = self._last_ns = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
-        self._owns_source = not isinstance(source, Source)
-        self.source: Source = open_source(source) if self._owns_source else source
+        self._owns_source = not isinstance(source, (Source, ClipGenerator))
+        self.source: Source | ClipGenerator = (
+            GENERATORS[self.graph.generator](source) if self._owns_source else source
+        )
         self._stages: dict[str, Stage] = {}
         try:
             for name in self.graph.tasks:
-                options = TaskOptions(models.get(name, 0), device)
+                card = Path(cards[name]) if name in cards else None
+                options = TaskOptions(models.get(name, 0), device, card=card)
                 self._stages[name] = (
                     Stage(self.graph, name, [tasks[name]], owned=False)
                     if name in tasks
@@ -167,6 +187,15 @@ class Pipeline:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the classes that the tasks report by number, for those who draw them."""
+        return {
+            number: name
+            for stage in self._stages.values()
+            for number, name in enumerate(getattr(stage.instances[0], "names", ()))
+        }
 
     def stats(self) -> PipelineStats:
         """Return where the frames are and what the tasks did, at this moment."""
@@ -199,7 +228,7 @@ class Pipeline:
         stuck = [thread.name for thread in self._threads if thread.is_alive()]
         with self._changed:
             for seq in self._dispatcher.drop_all("closed"):
-                self._progress.pop(seq).frame.release()
+                self._progress.pop(seq).item.release()
         if stuck:
             logger.warning("%s still busy %.0f s after close", ", ".join(stuck), CLOSE_TIMEOUT_S)
         else:
@@ -225,9 +254,9 @@ class Pipeline:
     def _read(self) -> None:
         """Body of the source thread: hand frames to the dispatcher until the source ends."""
         try:
-            for frame in self.source:
-                if not self._admit(frame):
-                    frame.release()
+            for item in self.source:
+                if not self._admit(item):
+                    item.release()
                     break
         except BaseException as err:  # handed to the caller, who iterates in another thread
             self._source_error = err
@@ -235,18 +264,18 @@ class Pipeline:
             self._source_ended = True
             self._changed.notify_all()
 
-    def _admit(self, frame: Frame) -> bool:
-        """Wait for room and take the frame in; False when the pipeline closes."""
+    def _admit(self, item: Frame | Clip) -> bool:
+        """Wait for room and take the frame or clip in; False when the pipeline closes."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._dispatcher.has_room())
             if self._closing:
                 return False
-            self._progress[frame.seq] = _Progress(frame, time.monotonic_ns())
-            superseded = self._dispatcher.admit(frame.seq)
+            self._progress[item.seq] = _Progress(item, time.monotonic_ns())
+            superseded = self._dispatcher.admit(item.seq)
             dropped = None if superseded is None else self._progress.pop(superseded)
             self._changed.notify_all()
         if dropped is not None:
-            dropped.frame.release()
+            dropped.item.release()
         return True
 
     def _work(self) -> None:
@@ -259,7 +288,10 @@ class Pipeline:
                 found = stage.run(
                     work.instance,
                     work.seqs,
-                    [stage.gather(_generated(item.frame), item.outputs) for item in batch],
+                    [
+                        stage.gather(_generated(progress.item), progress.outputs)
+                        for progress in batch
+                    ],
                 )
                 self._record(work, batch, found, start_ns)
         except BaseException as err:  # a fault of ours: the caller must not wait for ever
@@ -307,7 +339,7 @@ class Pipeline:
         if self._on_error == "drop":
             logger.warning("%s", error)
             if self._dispatcher.drop(error.seq, "error"):
-                self._progress.pop(error.seq).frame.release()
+                self._progress.pop(error.seq).item.release()
         else:
             self._dispatcher.abandon(error.seq)
 
@@ -335,7 +367,7 @@ class Pipeline:
                 self._dispatcher.drop(seq, "error")
             self._changed.notify_all()
         if progress.error is not None:
-            progress.frame.release()
+            progress.item.release()
             raise progress.error
         return _result(progress)
 
@@ -346,16 +378,21 @@ def _check_counts(**counts: int) -> None:
             raise ConfigError(f"{name} is {count}, expected at least 1")
 
 
-def _generated(frame: Frame) -> dict[str, Any]:
+def _generated(item: Frame | Clip) -> dict[str, Any]:
     """Return what the generator produces, by the documents' field names."""
-    return {"image": frame.view(), "seq": frame.seq}
+    if isinstance(item, Clip):
+        return {"clip": [frame.view() for frame in item.frames], "seq": item.seq}
+    return {"image": item.view(), "seq": item.seq}
 
 
 def _result(progress: _Progress) -> Result:
     frame = progress.frame
+    if isinstance(progress.item, Clip):
+        for earlier in progress.item.frames[:-1]:
+            earlier.release()
     return Result(
         stream=frame.stream,
-        seq=frame.seq,
+        seq=progress.item.seq,
         cam_frame_id=frame.cam_frame_id,
         pts_s=frame.pts_s,
         width=frame.width,

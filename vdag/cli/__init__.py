@@ -10,7 +10,7 @@ import typer
 
 from vdag import __version__
 from vdag.cli.doctor import doctor
-from vdag.cli.run import run
+from vdag.cli.run import INTERRUPTED, run
 from vdag.cli.tasks import tasks
 from vdag.errors import VdagError
 
@@ -55,6 +55,8 @@ def main() -> None:
     except VdagError as err:
         print(f"vdag: {err}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
 def node_main() -> None:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vdag import __version__, engines
 from vdag import _native as native
 from vdag.engines import zoo
-from vdag.errors import ModelError
+from vdag.errors import ModelError, NativeUnavailable
 
 __all__ = ["doctor"]
 
@@ -43,11 +44,16 @@ def doctor() -> None:
     """Say what vdag found on this machine; exit status 1 when something needed is missing."""
     findings = [*_machine(), *_packages(), *_engines(), *_models()]
     table = Table(show_header=False, box=None)
+    for _ in range(3):
+        table.add_column(overflow="fold")  # a path that is cut short helps nobody
     for finding in findings:
-        mark = "[red]missing[/red]" if finding.problem and finding.needed else (
-            "[yellow]without[/yellow]" if finding.problem else "[green]ok[/green]"
+        mark = (
+            "[red]missing[/red]"
+            if finding.problem and finding.needed
+            else ("[yellow]without[/yellow]" if finding.problem else "[green]ok[/green]")
         )
-        table.add_row(mark, finding.what, finding.state or finding.problem)
+        # As it is: to rich, the extra in `pip install '.[video]'` would be markup.
+        table.add_row(mark, finding.what, Text(finding.state or finding.problem))
     Console().print(table)
     if any(finding.problem and finding.needed for finding in findings):
         raise typer.Exit(1)
@@ -59,8 +65,12 @@ def _machine() -> Iterator[Finding]:
     yield Finding("vdag", f"{__version__}, Python {python}, {platform.machine()}, {cores} cores")
     kernels = "numpy twins" if os.environ.get("VDAG_NATIVE") == "reference" else "compiled"
     yield Finding("kernels", f"{kernels}, SIMD {native.preprocess.simd()}")
-    library = native.jpeg.library()
-    yield Finding("JPEG", f"{library.api} {library.version} at {library.path}")
+    try:
+        library = native.jpeg.library()
+    except NativeUnavailable as err:
+        yield Finding("JPEG", "", str(err))
+    else:
+        yield Finding("JPEG", f"{library.api} {library.version} at {library.path}")
 
 
 def _packages() -> Iterator[Finding]:
@@ -83,9 +93,7 @@ def _engines() -> Iterator[Finding]:
     for info in engines.available():
         devices = ", ".join(info.devices)
         state = f"{info.version} on {devices}" if info.available else ""
-        yield Finding(
-            f"engine {info.name}", state, info.problem or "", needed=info.name == "onnx"
-        )
+        yield Finding(f"engine {info.name}", state, info.problem or "", needed=info.name == "onnx")
 
 
 def _models() -> Iterator[Finding]:

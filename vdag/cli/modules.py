@@ -18,15 +18,17 @@ def load_module(path: Path) -> None:
         ConfigError: there is no such file, or it raised; the text names it.
     """
     if not path.is_file():
-        raise ConfigError(f"cannot read tasks from {path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+        reason = "not a file" if path.exists() else "no such file"
+        raise ConfigError(f"cannot read tasks from {path}: {reason}")
+    name = f"vdag_user_{path.stem}"  # a file called json.py must not stand in for the module json
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"cannot read tasks from {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except VdagError:
-        raise
-    except Exception as err:
+    except VdagError as err:
+        raise ConfigError(f"{path} failed: {err}") from err
+    except (Exception, SystemExit) as err:
         raise ConfigError(f"{path} failed: {type(err).__name__}: {err}") from err

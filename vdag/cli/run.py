@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
@@ -28,9 +28,9 @@ from vdag.dispatch import Policy
 from vdag.errors import ConfigError
 from vdag.graph import Graph
 from vdag.metrics import Summary
-from vdag.pipeline import Pipeline, PipelineStats
+from vdag.pipeline import GENERATORS, Pipeline, PipelineStats
 from vdag.sinks import Sink, open_sink
-from vdag.sources import Source, open_source
+from vdag.sources import ClipGenerator, Source
 
 __all__ = ["run"]
 
@@ -58,6 +58,9 @@ def run(
     model: Annotated[
         list[str] | None, typer.Option(help="TASK=ID: 0 large, 1 medium, 2 small.")
     ] = None,
+    card: Annotated[
+        list[str] | None, typer.Option(help="TASK=FILE: a model card of your own.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch: Annotated[int, typer.Option(help="Most frames a task takes at once.")] = 1,
     threads: Annotated[int | None, typer.Option(help="By default one per core.")] = None,
@@ -77,71 +80,102 @@ def run(
     for path in tasks or ():
         load_module(path)
     parsed = Graph.load(graph) if graph.endswith(".json") else Graph.chain(*graph.split(","))
-    models = dict(_parse_model(text) for text in model or ())
+    models = {task: _parse_id(task, text) for task, text in _pairs("model", model).items()}
+    _check_frames(frames)
+    _check_output(output, source)
     console = Console(stderr=True)
-    with ExitStack() as stack:
+    with _interruptible() as interrupt, ExitStack() as stack:
         pace: Literal["asap", "realtime"] = "realtime" if realtime else "asap"
-        opened = open_source(source, fps=fps, resolution=resolution, pace=pace)
+        generator = GENERATORS[parsed.generator]
+        opened = generator(source, fps=fps, resolution=resolution, pace=pace)
         stack.callback(opened.close)
+        video = opened.source if isinstance(opened, ClipGenerator) else opened
         pipeline = stack.enter_context(
             Pipeline(
                 parsed,
                 opened,
                 models=models,
+                cards=_pairs("card", card),
                 device=device,
                 threads=threads,
                 batch=batch,
-                policy=_parse_policy(policy, opened),
+                policy=_parse_policy(policy, video),
             )
         )
-        rate = min(fps or opened.fps, opened.fps or fps or 0.0)
-        sinks = [
-            stack.enter_context(open_sink(target, fps=rate or None))
-            for target in (output, results)
-            if target is not None
-        ]
-        interrupted = _drain(pipeline, sinks, frames, console)
+        sinks = []
+        if output is not None:
+            sinks.append(stack.enter_context(open_sink(output, labels=pipeline.labels)))
+        if results is not None:
+            sinks.append(stack.enter_context(open_sink(results)))
+        _drain(pipeline, sinks, console, interrupt, total=video.frame_count, limit=frames)
     print_figures(pipeline.stats(), console)
-    if interrupted:
+    if interrupt.requested:
         raise typer.Exit(INTERRUPTED)
 
 
-def _drain(pipeline: Pipeline, sinks: list[Sink], frames: int | None, console: Console) -> bool:
-    """Write every result to every sink; True when a signal ended it before the source did."""
-    total = pipeline.source.frame_count
-    try:
-        with _interruptible(), _progress(total, console) as (progress, bar):
-            for result in pipeline:
-                for sink in sinks:
-                    sink.write(result)
-                result.drop_frame()
-                counts = pipeline.stats().dropped
-                progress.update(
-                    bar,
-                    completed=result.cam_frame_id + 1 if total else pipeline.stats().delivered,
-                    note=f"{result.delay_s * 1e3:.0f} ms"
-                    + (f", {sum(counts.values())} dropped" if counts else ""),
-                )
-                if frames is not None and pipeline.stats().delivered >= frames:
-                    break
-    except KeyboardInterrupt:
-        console.print("interrupted: what was found so far is kept")
-        return True
-    return False
+class _Interrupt:
+    """Ctrl-C and SIGTERM: they end a run between two frames, never inside one's results.
+
+    Attributes:
+        requested: one of them has come.
+        held: it is noted only, because a result is being written or files are being closed.
+    """
+
+    def __init__(self) -> None:
+        self.requested = self.held = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal: end a wait for the next result, or let a write be finished first."""
+        del number, frame
+        self.requested = True
+        if not self.held:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does, so that sinks are closed properly."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+def _interruptible() -> Iterator[_Interrupt]:
+    """Take both signals alike, so that sinks are closed properly."""
+    interrupt = _Interrupt()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupt.handle) for number in numbers]
     try:
-        yield
+        yield interrupt
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _drain(
+    pipeline: Pipeline,
+    sinks: list[Sink],
+    console: Console,
+    interrupt: _Interrupt,
+    *,
+    total: int | None,
+    limit: int | None,
+) -> None:
+    """Write every result to every sink, until the source ends, the limit or an interrupt."""
+    try:
+        with _progress(total, console) as (progress, bar):
+            for result in pipeline:
+                interrupt.held = True
+                for sink in sinks:
+                    sink.write(result)
+                result.drop_frame()
+                stats = pipeline.stats()
+                progress.update(
+                    bar,
+                    completed=result.cam_frame_id + 1 if total else stats.delivered,
+                    note=f"{result.delay_s * 1e3:.0f} ms, {sum(stats.dropped.values())} dropped",
+                )
+                if interrupt.requested or (limit is not None and stats.delivered >= limit):
+                    break
+                interrupt.held = False
+    except KeyboardInterrupt:
+        pass  # it has come while nothing was being written
+    interrupt.held = True  # the caller closes the files now
+    if interrupt.requested:
+        console.print("interrupted: what was found so far is kept")
 
 
 @contextmanager
@@ -153,23 +187,53 @@ def _progress(total: int | None, console: Console) -> Iterator[tuple[Progress, T
         else (TextColumn("{task.completed} frames"), TimeElapsedColumn())
     )
     columns = (SpinnerColumn(), *measure, TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=console, transient=True, refresh_per_second=5) as progress:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        refresh_per_second=5,
+        disable=not console.is_terminal,  # or a log gets an empty line for it
+    ) as progress:
         yield progress, progress.add_task("", total=total, note="")
 
 
-def _parse_model(text: str) -> tuple[str, int]:
-    task, equals, number = text.partition("=")
-    if not (equals and number.isdecimal()):
-        raise ConfigError(f"model is {text!r}, expected TASK=ID such as face_detection=1")
-    return task, int(number)
+def _check_frames(frames: int | None) -> None:
+    if frames is not None and frames < 1:
+        raise ConfigError(f"frames is {frames}, expected at least 1")
+
+
+def _check_output(output: Path | None, source: str) -> None:
+    """Refuse to replace the video that is being read."""
+    video = Path(source.removeprefix("file://")).expanduser()
+    if output is None or not video.is_file():
+        return
+    target = output.expanduser()
+    if target.exists() and target.samefile(video):
+        raise ConfigError(f"output {output} is the source")
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in texts or ():
+        task, equals, value = text.partition("=")
+        if not (task and equals and value):
+            raise ConfigError(f"{option} is {text!r}, expected TASK=VALUE")
+        pairs[task] = value
+    return pairs
+
+
+def _parse_id(task: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ConfigError(f"model of {task} is {text!r}, expected a model_id such as 1")
+    return int(text)
 
 
 def _parse_policy(policy: str | None, source: Source) -> Policy:
     if policy is None:
         return "latest" if source.live else "block"
-    if policy == "block" or policy == "latest":
-        return policy
-    raise ConfigError(f"policy is {policy!r}, expected block or latest")
+    if policy not in ("block", "latest"):
+        raise ConfigError(f"policy is {policy!r}, expected block or latest")
+    return cast(Policy, policy)
 
 
 def print_figures(stats: PipelineStats, console: Console) -> None:

@@ -35,6 +35,17 @@ def tasks(
             name,
             ", ".join([*sorted(signature.inputs), *optional]),
             ", ".join(sorted(signature.outputs)),
-            "\n".join(f"{key}: {choice}" for key, choice in zoo.models_for(name).items()),
+            _models(name),
         )
     Console().print(table)
+
+
+def _models(task: str) -> str:
+    """Name the zoo's models of a task, by `model_id`; nothing for a task without one."""
+    served = {service.task for card in zoo.cards().values() for service in card.tasks}
+    if task not in served:
+        return "a card of your own" if task == "yolo" else ""
+    return "\n".join(
+        f"{model_id}: {choice.card.name} up to {choice.max_side}"
+        for model_id, choice in zoo.models_for(task).items()
+    )

@@ -39,19 +39,16 @@ Video = str | os.PathLike[str] | Iterable[UInt8Image]
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
-#: A stream cannot be told to wait: what is not read in time grows old in a buffer of the network.
-_UNBUFFERED = {"fflags": "nobuffer"}
-
-_RTSP = {"rtsp_transport": "tcp"} | _UNBUFFERED
-
+# No `nobuffer`: it throws away what was read while probing, and with it the first key frame. The
+# thread that reads a live stream catches up by itself.
 _LIVE: dict[str, dict[str, str]] = {
-    "rtsp": _RTSP,
-    "rtsps": _RTSP,
-    "rtmp": _UNBUFFERED,
-    "rtmps": _UNBUFFERED,
-    "srt": _UNBUFFERED,
-    "udp": _UNBUFFERED,
-    "tcp": _UNBUFFERED,
+    "rtsp": {"rtsp_transport": "tcp"},
+    "rtsps": {"rtsp_transport": "tcp"},
+    "rtmp": {},
+    "rtmps": {},
+    "srt": {},
+    "udp": {},
+    "tcp": {},
 }
 
 # A playlist may name other addresses: one from the web must not read this machine's files, and

@@ -20,8 +20,9 @@ __all__ = ["ArrayReader"]
 class ArrayReader:
     """Reads arrays from any iterable; see `Reader`.
 
-    The arrays are handed on as they are, without a copy: a producer that writes into the same
-    array again must copy it first. They have no times unless `cam_fps` gives them a rate.
+    The arrays are handed on as they are: a producer that writes into the same array again must
+    copy it first. Only one whose rows are not contiguous, such as `rgb[..., ::-1]`, is copied.
+    They have no times unless `cam_fps` gives them a rate.
 
     Args:
         arrays: uint8 `(H, W, 3)` BGR arrays, or one uint8 array `(N, H, W, 3)`.
@@ -87,4 +88,4 @@ class ArrayReader:
 
 
 def _given(pixels: UInt8Image) -> UInt8Image:
-    return pixels
+    return pixels if pixels.strides[1:] == (3, 1) else np.ascontiguousarray(pixels)

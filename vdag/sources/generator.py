@@ -115,7 +115,8 @@ class SingleFrameGenerator:
                 as long as the source itself does.
 
         Raises:
-            SourceTimeout: no frame came within `timeout_s`; reading may go on.
+            SourceTimeout: no frame came within `timeout_s`, and reading may go on; or a file on
+                the web fell silent for `read_timeout_s`, and is at its end.
             SourceError: the video cannot be read further; from then on it is at its end.
         """
         deadline_ns = None if timeout_s is None else time.monotonic_ns() + round(timeout_s * _NS)
@@ -236,8 +237,9 @@ class SingleFrameGenerator:
             return picture.decoded_ns
         if picture.pts_s is None:
             raise SourceError(f"{self.name}: has no times to pace by, pass cam_fps")
-        due_ns = self._pacer.due_ns(picture.pts_s, time.monotonic_ns())
-        if deadline_ns is not None and deadline_ns < due_ns:
+        now_ns = time.monotonic_ns()
+        due_ns = self._pacer.due_ns(picture.pts_s, now_ns)
+        if deadline_ns is not None and due_ns > max(deadline_ns, now_ns):
             self._closed.wait(_seconds_until(deadline_ns))
             raise SourceTimeout(f"{self.name}: the next frame is not due yet")
         self._closed.wait(_seconds_until(due_ns))
@@ -312,4 +314,6 @@ def _resize(
     """Return the picture at `size`, written into `target` if there is one."""
     cv2 = _cv2()
     resized: UInt8Image = cv2.resize(pixels, size, dst=target, interpolation=cv2.INTER_LINEAR)
+    if target is not None and resized is not target:  # OpenCV took memory that it liked better
+        np.copyto(target, resized)
     return resized

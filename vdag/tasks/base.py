@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from vdag.errors import ConfigError, GraphError
@@ -62,12 +63,14 @@ class TaskOptions:
         device: `auto`, `cpu`, `cuda`, or `cuda:<n>`.
         engine: name of the engine that runs the model.
         threads: threads the engine may use for one call.
+        card: a model card of the user's own, used instead of the zoo's models.
     """
 
     model_id: int = 0
     device: str = "auto"
     engine: str = "onnx"
     threads: int = 1
+    card: Path | None = None
 
 
 class _FunctionTask:
@@ -92,10 +95,11 @@ TaskFactory = Callable[[TaskOptions], Task]
 
 #: Name to a class, or to where one is found: imported when its signature is first needed.
 _registry: dict[str, str | type[Any]] = {
-    "car_detection": "vdag.tasks.cars:CarDetection",
+    "car_detection": "vdag.tasks.objects:CarDetection",
     "face_alignment": "vdag.tasks.pose:FaceAlignment",
     "face_detection": "vdag.tasks.faces:FaceDetection",
     "helmet_detection": "vdag.tasks.helmets:HelmetDetection",
+    "yolo": "vdag.tasks.objects:Yolo",
 }
 
 

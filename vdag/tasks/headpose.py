@@ -41,7 +41,8 @@ def head_pose(mesh: NDArray[np.float32]) -> NDArray[np.float32]:
     yaw = np.arctan2(look[:, 0], -look[:, 2])
     pitch = np.arctan2(-look[:, 1], np.hypot(look[:, 0], look[:, 2]))
     roll = np.arctan2(right[:, 1], right[:, 0])
-    return np.degrees(np.stack([yaw, pitch, roll], axis=1)).astype(np.float32)
+    pose: NDArray[np.float32] = np.degrees(np.stack([yaw, pitch, roll], axis=1)).astype(np.float32)
+    return pose
 
 
 def eye_angle(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:

@@ -1,0 +1,318 @@
+"""A frame's descriptor as message parts, and back; no I/O.
+
+The first part is, one after the other,
+
+    header     `HEADER_NBYTES`, with the lengths of the rest; a multiple of 8
+    route      `route_nbytes`, a multiple of 8: u32 length, then MessagePack of
+               [job, name of the stream, [[task, endpoint], ...]], then zeros up to a multiple of 8
+    context    `context_nbytes`, see `context`
+    payload    `payload_nbytes`, for the kinds inline, jpeg and h264, if it is at most
+               `INLINE_NBYTES` long
+
+A longer payload is the second part, so that it is sent without being copied; there is never a
+third. The route stays the same from hop to hop: only `hop` in the header moves on. So the routes
+of late are remembered, and an exchange, which needs nothing else, reads a `Head`.
+
+Everything may come from the network. Whatever is not exactly what `encode` writes raises
+`FrameFormatError`, and nothing is allocated before its size was compared with the bytes at hand.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from vdag._native import header as native_header
+from vdag.errors import FrameFormatError
+from vdag.transport import context as wire_context
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from vdag._native.header import Header
+    from vdag.transport.context import Context
+
+__all__ = [
+    "INLINE_NBYTES",
+    "Descriptor",
+    "Head",
+    "Hop",
+    "advance",
+    "decode",
+    "decode_head",
+    "encode",
+]
+
+#: Payloads up to this size travel in the first part.
+INLINE_NBYTES = 4096
+MAX_NAME_NBYTES = 255
+MAX_ENDPOINT_NBYTES = 255
+#: Routes longer than this are not remembered.
+MAX_KNOWN_ROUTE_NBYTES = 2048
+
+_HEADER_NBYTES = native_header.HEADER_NBYTES
+_CARRIED = frozenset({native_header.KIND_INLINE, native_header.KIND_JPEG, native_header.KIND_H264})
+_LENGTH = struct.Struct("<I")
+_ENDPOINT = re.compile(r"(inproc|ipc|tcp|shm)://[!-~]+", re.ASCII)
+
+
+class Hop(msgspec.Struct, frozen=True, array_like=True):
+    """One step of a route.
+
+    Attributes:
+        task: what is done there; the last hop of a route is usually the job's home.
+        endpoint: address of the exchange, `inproc://`, `ipc://`, `tcp://` or `shm://`.
+    """
+
+    task: str
+    endpoint: str
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What an exchange needs to know of a descriptor to pass it on.
+
+    Attributes:
+        header: the fixed fields.
+        job: id of the job the frame belongs to.
+        name: the stream's name; its number is in the header.
+        route: every hop, those behind the frame included.
+    """
+
+    header: Header
+    job: str
+    name: str
+    route: tuple[Hop, ...]
+
+    @property
+    def here(self) -> Hop | None:
+        """The hop the frame has to go to, or None behind the last one."""
+        return self.route[self.header.hop] if self.header.hop < len(self.route) else None
+
+
+class Descriptor(msgspec.Struct, frozen=True, eq=False):
+    """One frame on its way. Immutable; `advance` makes the next one.
+
+    Attributes:
+        header: the fixed fields: stream, seq, plan, times, kind and shape of the payload, its slot
+            in shared memory, and `hop`, the position on the route. Its `route_nbytes` and
+            `context_nbytes` are filled in by `encode`; before that they mean nothing.
+        job: id of the job the frame belongs to.
+        name: the stream's name; its number is in the header.
+        route: every hop, those behind the frame included.
+        context: what the tasks have found: `{task: {field: value}}`, see `vdag.transport.context`
+            for the values. Arrays of a decoded descriptor are read-only, most of them views of
+            the received part, which they keep alive.
+        payload: the bytes of the kinds inline, jpeg and h264, `header.payload_nbytes` long; None
+            for the others. That of a decoded descriptor is a view of the received part.
+    """
+
+    header: Header
+    job: str = ""
+    name: str = ""
+    route: tuple[Hop, ...] = ()
+    context: Context = msgspec.field(default_factory=dict)
+    payload: bytes | memoryview | None = None
+
+    @property
+    def here(self) -> Hop | None:
+        """The hop the frame has to go to, or None behind the last one."""
+        return self.route[self.header.hop] if self.header.hop < len(self.route) else None
+
+
+def encode(descriptor: Descriptor) -> list[bytes | memoryview]:
+    """Write a descriptor.
+
+    Returns:
+        The message: one part, or two if a payload longer than `INLINE_NBYTES` travels. The second
+        part is the payload itself, not a copy: it must not change until it has been sent.
+
+    Raises:
+        FrameFormatError: the payload is not what the header says, the context holds something that
+            cannot travel, or a limit is exceeded.
+    """
+    header, payload = descriptor.header, descriptor.payload
+    payload_nbytes = _check_payload(header, payload)
+    route = _write_route(descriptor.job, descriptor.name, descriptor.route)
+    _check_hop(header.hop, len(descriptor.route))
+    context = wire_context.pack(descriptor.context)
+    header = header.replace(
+        route_nbytes=len(route), context_nbytes=sum(map(len, context)) if context else 0
+    )
+    pieces = [native_header.pack(header), route, *context]
+    if payload is None:
+        return [b"".join(pieces)]
+    if payload_nbytes <= INLINE_NBYTES:
+        return [b"".join([*pieces, payload])]
+    return [b"".join(pieces), payload]
+
+
+def decode(parts: Sequence[Buffer]) -> Descriptor:
+    """Read a descriptor.
+
+    Args:
+        parts: the message as it was received: contiguous buffers, which must not change as long
+            as the descriptor is in use.
+
+    Raises:
+        FrameFormatError: the parts are not exactly a descriptor of this version.
+    """
+    view, head = _open(parts)
+    header = head.header
+    start = _HEADER_NBYTES + header.route_nbytes
+    end = start + header.context_nbytes
+    payload: memoryview | None = None
+    if header.kind in _CARRIED:
+        payload = view[end:] if len(parts) == 1 else _bytes_of(parts[1])
+    return Descriptor(
+        header, head.job, head.name, head.route, wire_context.unpack(view[start:end]), payload
+    )
+
+
+def decode_head(parts: Sequence[Buffer]) -> Head:
+    """Read what an exchange needs; of the context, only the length is checked.
+
+    Raises:
+        FrameFormatError: the parts are not a descriptor of this version, as far as that shows.
+    """
+    return _open(parts)[1]
+
+
+def advance(descriptor: Descriptor, outputs: dict[str, Any]) -> Descriptor:
+    """Add what the task at the present hop has found, and go on to the next hop.
+
+    Args:
+        descriptor: of the frame the task worked on; it stays as it is.
+        outputs: field to value; replaces what a task of the same name has found before.
+
+    Returns:
+        The frame at its next hop, with the same payload. If its pixels are elsewhere from here on,
+        `msgspec.structs.replace` its `header` and `payload`.
+
+    Raises:
+        FrameFormatError: the frame is at the end of its route.
+    """
+    here, header = descriptor.here, descriptor.header
+    if here is None:
+        raise FrameFormatError(f"hop {header.hop} is the end of the route")
+    return Descriptor(
+        header.replace(hop=header.hop + 1),
+        descriptor.job,
+        descriptor.name,
+        descriptor.route,
+        {**descriptor.context, here.task: outputs},
+        descriptor.payload,
+    )
+
+
+def _open(parts: Sequence[Buffer]) -> tuple[memoryview, Head]:
+    """Check the lengths of all parts against the header, and read header and route."""
+    if not parts:
+        raise FrameFormatError("a message of no parts is no descriptor")
+    view = _bytes_of(parts[0])
+    header = native_header.unpack(view)
+    payload_nbytes = header.payload_nbytes if header.kind in _CARRIED else 0
+    inline_nbytes = payload_nbytes if payload_nbytes <= INLINE_NBYTES else 0
+    due = _HEADER_NBYTES + header.route_nbytes + header.context_nbytes + inline_nbytes
+    if view.nbytes != due:
+        raise FrameFormatError(f"first part of {view.nbytes} bytes is not {due} bytes long")
+    if len(parts) != (1 if inline_nbytes == payload_nbytes else 2):
+        raise FrameFormatError(
+            f"message of {len(parts)} parts with a payload of {payload_nbytes} bytes"
+        )
+    if len(parts) == 2 and (second := _bytes_of(parts[1]).nbytes) != payload_nbytes:
+        raise FrameFormatError(f"second part of {second} bytes is not {payload_nbytes} bytes long")
+    if header.route_nbytes % 8:
+        raise FrameFormatError(f"route_nbytes {header.route_nbytes} is not a multiple of 8")
+    section = bytes(view[_HEADER_NBYTES : _HEADER_NBYTES + header.route_nbytes])
+    known = len(section) <= MAX_KNOWN_ROUTE_NBYTES
+    job, name, route = _read_known_route(section) if known else _read_route(section)
+    _check_hop(header.hop, len(route))
+    return view, Head(header, job, name, route)
+
+
+def _bytes_of(part: Buffer) -> memoryview:
+    """Return a read-only view of the bytes of a part."""
+    view = memoryview(part)
+    if not view.c_contiguous:
+        raise FrameFormatError("part is not contiguous")
+    return (view if view.format == "B" and view.ndim == 1 else view.cast("B")).toreadonly()
+
+
+def _check_payload(header: Header, payload: bytes | memoryview | None) -> int:
+    kind = native_header.KINDS[header.kind]
+    if (payload is not None) != (header.kind in _CARRIED):
+        what = "no payload" if payload is None else "a payload"
+        raise FrameFormatError(f"{what} does not go with kind {kind}")
+    if payload is None:
+        return 0
+    nbytes = memoryview(payload).nbytes
+    if nbytes != header.payload_nbytes:
+        raise FrameFormatError(
+            f"payload of {nbytes} bytes is not {header.payload_nbytes} bytes long"
+        )
+    return nbytes
+
+
+def _check_hop(hop: int, length: int) -> None:
+    if hop > length:
+        raise FrameFormatError(f"hop {hop} exceeds the {length} hops of the route")
+
+
+_RouteFields = tuple[str, str, tuple[Hop, ...]]
+_ROUTE_DECODER = msgspec.msgpack.Decoder(_RouteFields)
+
+
+@lru_cache(maxsize=256)
+def _write_route(job: str, name: str, route: tuple[Hop, ...]) -> bytes:
+    _check_route(job, name, route)
+    text = msgspec.msgpack.encode((job, name, route))
+    return b"".join((_LENGTH.pack(len(text)), text, bytes(-(_LENGTH.size + len(text)) % 8)))
+
+
+def _read_route(section: bytes) -> _RouteFields:
+    if len(section) < _LENGTH.size:
+        raise FrameFormatError(f"route of {len(section)} bytes is shorter than {_LENGTH.size}")
+    end = _LENGTH.size + _LENGTH.unpack_from(section)[0]
+    if end + -end % 8 != len(section) or any(section[end:]):
+        raise FrameFormatError(f"route of {len(section)} bytes does not end after {end}")
+    try:
+        fields: _RouteFields = _ROUTE_DECODER.decode(memoryview(section)[_LENGTH.size : end])
+    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+        raise FrameFormatError(f"route is malformed: {err}") from err
+    _check_route(*fields)
+    return fields
+
+
+_read_known_route = lru_cache(maxsize=256)(_read_route)
+
+
+def _check_route(job: str, name: str, route: tuple[Hop, ...]) -> None:
+    if len(route) > native_header.MAX_HOP:
+        raise FrameFormatError(f"route of {len(route)} hops exceeds limit {native_header.MAX_HOP}")
+    _check_name("job", job)
+    _check_name("name", name)
+    for index, hop in enumerate(route):
+        _check_name(f"route[{index}].task", hop.task)
+        if not hop.task:
+            raise FrameFormatError(f"route[{index}].task is empty")
+        if len(hop.endpoint) > MAX_ENDPOINT_NBYTES:
+            raise FrameFormatError(
+                f"route[{index}].endpoint of {len(hop.endpoint)} characters "
+                f"exceeds limit {MAX_ENDPOINT_NBYTES}"
+            )
+        if not _ENDPOINT.fullmatch(hop.endpoint):
+            raise FrameFormatError(f"route[{index}].endpoint {hop.endpoint!r} is no address")
+
+
+def _check_name(field: str, name: str) -> None:
+    try:
+        nbytes = len(name.encode())
+    except UnicodeEncodeError as err:
+        raise FrameFormatError(f"{field} {name!r} is not valid text") from err
+    if nbytes > MAX_NAME_NBYTES:
+        raise FrameFormatError(f"{field} of {nbytes} bytes exceeds limit {MAX_NAME_NBYTES}")
