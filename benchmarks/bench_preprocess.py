@@ -42,7 +42,7 @@ def vdag(srcs: list[np.ndarray], mode: str, threads: int = 1):
     dst = batch()
 
     def ours() -> np.ndarray:
-        native.fill_batch(srcs, dst, mode=mode, threads=threads)
+        native.preprocess.fill_batch(srcs, dst, mode=mode, threads=threads)
         return dst
 
     return ours

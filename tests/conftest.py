@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -32,12 +33,23 @@ def bikes(clips: Path) -> Path:
 
 
 def _segments() -> set[str]:
-    folder = Path("/dev/shm")
-    return (
-        {name for name in os.listdir(folder) if name.startswith("vdag")}
-        if folder.exists()
-        else set()
-    )
+    """Return the segments of this process, its children, and processes that are gone."""
+    mine = {process.pid for process in psutil.Process().children(recursive=True)} | {os.getpid()}
+    return {
+        path.name
+        for path in Path("/dev/shm").glob("vdag*")
+        if (owner := _owner(path)) in mine or not psutil.pid_exists(owner)
+    }
+
+
+def _owner(segment: Path) -> int:
+    """Return the pid that `vdag._native.ring_layout` keeps in a segment, 0 if it is none."""
+    try:
+        with segment.open("rb") as file:
+            header = file.read(56)
+    except FileNotFoundError:
+        return 0
+    return int.from_bytes(header[48:56], "little") & ((1 << 22) - 1)
 
 
 @pytest.fixture(autouse=True)

@@ -72,7 +72,9 @@ def balanced(stats):
 @pytest.mark.parametrize("batch", [1, 4])
 def test_results_come_in_order_and_none_is_missing(threads, batch):
     tasks = {"double": Double(), "add": AddOne()}
-    with Pipeline(["double", "add"], pictures(50), tasks=tasks, threads=threads, batch=batch) as run:
+    with Pipeline(
+        ["double", "add"], pictures(50), tasks=tasks, threads=threads, batch=batch
+    ) as run:
         results = list(run)
     assert [result.seq for result in results] == list(range(50))
     assert [result["add"]["total"] for result in results] == [2 * n + 1 for n in range(50)]

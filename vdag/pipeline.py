@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -21,6 +21,7 @@ from vdag.errors import ConfigError, StageError
 from vdag.frame import Frame
 from vdag.graph import Graph
 from vdag.metrics import Histogram, Summary
+from vdag.progress import Progress
 from vdag.results import Outputs, Result
 from vdag.sources import Clip, ClipGenerator, SingleFrameGenerator, Source
 from vdag.stages import Stage, StageStats
@@ -60,23 +61,6 @@ class PipelineStats:
     elapsed_s: float
     delay: Summary
     tasks: Mapping[str, StageStats]
-
-
-@dataclass(slots=True)
-class _Progress:
-    """A frame or clip on its way: what was found so far, and when things happened."""
-
-    item: Frame | Clip
-    admitted_ns: int
-    outputs: dict[str, Outputs] = field(default_factory=dict)
-    task_delay_s: dict[str, float] = field(default_factory=dict)
-    delay_s: float = 0.0
-    error: StageError | None = None
-
-    @property
-    def frame(self) -> Frame:
-        """The frame that results are about: of a clip, the last one."""
-        return self.item.frames[-1] if isinstance(self.item, Clip) else self.item
 
 
 class Pipeline:
@@ -141,7 +125,7 @@ class Pipeline:
                 )
         self._on_error = on_error
         self._changed = threading.Condition()
-        self._progress: dict[int, _Progress] = {}
+        self._progress: dict[int, Progress] = {}
         self._delay = Histogram()
         self._source_ended = False
         self._source_error: BaseException | None = None
@@ -270,7 +254,7 @@ class Pipeline:
             self._changed.wait_for(lambda: self._closing or self._dispatcher.has_room())
             if self._closing:
                 return False
-            self._progress[item.seq] = _Progress(item, time.monotonic_ns())
+            self._progress[item.seq] = Progress(item, time.monotonic_ns())
             superseded = self._dispatcher.admit(item.seq)
             dropped = None if superseded is None else self._progress.pop(superseded)
             self._changed.notify_all()
@@ -288,10 +272,7 @@ class Pipeline:
                 found = stage.run(
                     work.instance,
                     work.seqs,
-                    [
-                        stage.gather(_generated(progress.item), progress.outputs)
-                        for progress in batch
-                    ],
+                    [stage.gather(progress.generated(), progress.outputs) for progress in batch],
                 )
                 self._record(work, batch, found, start_ns)
         except BaseException as err:  # a fault of ours: the caller must not wait for ever
@@ -299,7 +280,7 @@ class Pipeline:
                 self._fault = err
                 self._changed.notify_all()
 
-    def _take(self) -> tuple[Work, list[_Progress]] | None:
+    def _take(self) -> tuple[Work, list[Progress]] | None:
         """Wait for work and the frames it is about; None when the pipeline closes."""
         with self._changed:
             while not self._closing:
@@ -312,7 +293,7 @@ class Pipeline:
     def _record(
         self,
         work: Work,
-        batch: Sequence[_Progress],
+        batch: Sequence[Progress],
         found: Sequence[Outputs | StageError],
         start_ns: int,
     ) -> None:
@@ -369,36 +350,10 @@ class Pipeline:
         if progress.error is not None:
             progress.item.release()
             raise progress.error
-        return _result(progress)
+        return progress.result()
 
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise ConfigError(f"{name} is {count}, expected at least 1")
-
-
-def _generated(item: Frame | Clip) -> dict[str, Any]:
-    """Return what the generator produces, by the documents' field names."""
-    if isinstance(item, Clip):
-        return {"clip": [frame.view() for frame in item.frames], "seq": item.seq}
-    return {"image": item.view(), "seq": item.seq}
-
-
-def _result(progress: _Progress) -> Result:
-    frame = progress.frame
-    if isinstance(progress.item, Clip):
-        for earlier in progress.item.frames[:-1]:
-            earlier.release()
-    return Result(
-        stream=frame.stream,
-        seq=progress.item.seq,
-        cam_frame_id=frame.cam_frame_id,
-        pts_s=frame.pts_s,
-        width=frame.width,
-        height=frame.height,
-        outputs=progress.outputs,
-        delay_s=progress.delay_s,
-        task_delay_s=progress.task_delay_s,
-        frame=frame,
-    )

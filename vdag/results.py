@@ -38,7 +38,7 @@ class Result:
         height: likewise.
         outputs: task name to that task's outputs; a task's arrays belong to the result.
         delay_s: from the frame's capture to its last task's end.
-        task_delay_s: task name to the seconds it took, its share of a batch included.
+        task_delay_s: task name to the seconds of the batch that the frame was in.
         frame: the frame itself, for sinks that draw; None after `drop_frame()`.
     """
 

@@ -127,25 +127,6 @@ def test_nanodet_hands_over_cells_that_exist_best_first() -> None:
     assert (distance.min() >= 0, distance.max() <= 10) == (True, True)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_widened_weights_compute_the_same(name: str) -> None:
-    card = zoo.card(name)
-    model = card.path.read_bytes()
-    widened = zoo.widen(model)
-    assert len(widened) > 1.7 * len(model)
-    assert zoo.widen(widened) == widened
-    inputs = pictures(card, 1, 128)
-    expected = open_session(model).run(None, inputs)
-    for got, wanted in zip(open_session(widened).run(None, inputs), expected, strict=True):
-        np.testing.assert_array_equal(got, wanted)
-
-
-@pytest.mark.parametrize("model", [b"\xff" * 30, b"\x3a\x05abc", b"\x0b", b"\x3a\x80"])
-def test_widening_refuses_what_is_no_model(model: bytes) -> None:
-    with pytest.raises(ModelError, match=f"^model of {len(model)} bytes is not ONNX$"):
-        zoo.widen(model)
-
-
 def test_an_unknown_model_is_told_the_known_ones() -> None:
     message = "the zoo has no model 'yolo', only blazeface, centerface, facemesh, helmet, nanodet"
     with pytest.raises(ConfigError, match=f"^{message}$"):

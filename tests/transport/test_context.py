@@ -126,6 +126,7 @@ def test_arrays_at_odd_addresses_are_copied_so_that_they_are_aligned():
     odd = memoryview(b"x" + joined(FACES))[1:]
     bbox = unpack(odd)["face_detection"]["bbox"]
     assert bbox.flags.aligned
+    assert not bbox.flags.writeable
     assert np.array_equal(bbox, FACES["face_detection"]["bbox"])
 
 

@@ -131,6 +131,13 @@ def test_the_bytes_that_wait_are_limited_too():
     assert flow.stats().tasks[TASK].waiting_nbytes == 60
 
 
+def test_a_frame_too_large_for_the_queue_pushes_nobody_out():
+    flow = opened("fifo", limit_nbytes=100)
+    for seq in range(3):
+        flow.submit(frame("a", seq, nbytes=30), 0)
+    assert labels(flow.submit(frame("b", 0, nbytes=101), 0)) == ["b/0 full"]
+
+
 def test_latest_keeps_only_the_newest_frame_of_each_stream():
     flow = opened("latest")
     flow.submit(frame("a", 0), 0)

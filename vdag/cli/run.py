@@ -46,7 +46,7 @@ def run(
         str, typer.Option(help="A file, folder, rtsp:// or http:// address, device, synthetic:...")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Annotated video (.mp4), or a folder of pictures.")
+        str | None, typer.Option(help="Annotated video (.mp4), or pictures into a folder/.")
     ] = None,
     results: Annotated[
         str | None, typer.Option(help="JSON lines, one per frame; - for standard output.")
@@ -82,7 +82,7 @@ def run(
     parsed = Graph.load(graph) if graph.endswith(".json") else Graph.chain(*graph.split(","))
     models = {task: _parse_id(task, text) for task, text in _pairs("model", model).items()}
     _check_frames(frames)
-    _check_output(output, source)
+    _check_output(None if output is None else Path(output), source)
     console = Console(stderr=True)
     with _interruptible() as interrupt, ExitStack() as stack:
         pace: Literal["asap", "realtime"] = "realtime" if realtime else "asap"
@@ -127,8 +127,8 @@ class _Interrupt:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """Take a signal: end a wait for the next result, or let a write be finished first."""
         del number, frame
-        self.requested = True
-        if not self.held:
+        first, self.requested = not self.requested, True
+        if first and not self.held:  # a second one would stop files from being closed
             raise KeyboardInterrupt
 
 

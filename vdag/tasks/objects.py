@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdag import _native as native
-from vdag.errors import ConfigError
+from vdag.errors import ConfigError, ModelError
 from vdag.graph import Signature
 from vdag.results import Outputs
 from vdag.tasks.base import Inputs, TaskOptions
@@ -62,13 +62,16 @@ class ObjectDetection:
     def _outputs(self, found: Found, width: int, height: int) -> Outputs:
         decode = self._model.card.decode
         boxes, scores, classes = _decode(found, decode.kind, decode.layout, decode.threshold)
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.names):
+            raise ModelError(
+                f"model {self._model.card.name} reports class {classes.max()}, "
+                f"its card names {len(self.names)}"
+            )
         wanted = self._wanted[classes]
         boxes, scores, classes = boxes[wanted], scores[wanted], classes[wanted]
         # Of one task's classes only one can be at a place: a van is not also a car.
-        exclusive = None if not self.wanted else np.zeros_like(classes)
-        kept = native.nms.nms(
-            boxes, scores, iou=decode.iou, classes=classes if exclusive is None else exclusive
-        )
+        groups = np.zeros_like(classes) if self.wanted else classes
+        kept = native.nms.nms(boxes, scores, iou=decode.iou, classes=groups)
         rows = np.empty((len(kept), 6), np.float32)
         rows[:, :4] = found.placement.to_frame(boxes[kept])
         np.clip(rows[:, 0:4:2], 0, width, out=rows[:, 0:4:2])

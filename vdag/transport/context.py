@@ -104,8 +104,8 @@ def unpack(view: memoryview) -> Context:
     """Read a context.
 
     Args:
-        view: its bytes, all of them and no more. Read only; the arrays of the result are read-only
-            views of it, and keep its memory alive, where their alignment permits, else copies.
+        view: its bytes, all of them and no more. The arrays of the result are read-only: views of
+            it, which keep its memory alive, where their alignment permits, else copies.
 
     Raises:
         FrameFormatError: the bytes are no context, or a limit is exceeded.
@@ -236,7 +236,10 @@ class _Reader:
         """Return the next array, which `ext` announces."""
         if ext.code != _ARRAY:
             raise FrameFormatError(f"{_place(where)} has the unknown extension {ext.code}")
-        item, shape, nbytes = _read_head(bytes(ext.data), where)
+        try:
+            item, shape, nbytes = _read_head(bytes(ext.data))
+        except FrameFormatError as err:
+            raise FrameFormatError(f"{_place(where)}: {err}") from err
         self._arrays += 1
         if self._end % _ALIGNMENT:
             self.skip()
@@ -249,7 +252,10 @@ class _Reader:
         array: NDArray[Any] = np.ndarray(shape, item, self._view, start if nbytes else 0)
         if item is _BOOL and nbytes and array.view(np.uint8).max() > 1:
             raise FrameFormatError(f"{_place(where)} has items that are neither true nor false")
-        return array if array.flags.aligned else array.copy()
+        if not array.flags.aligned:
+            array = array.copy()
+            array.flags.writeable = False
+        return array
 
 
 # Both directions of an array's head are remembered: the shapes of a stream repeat.
@@ -258,16 +264,9 @@ def _write_head(code: int, shape: tuple[int, ...]) -> msgspec.msgpack.Ext:
     return msgspec.msgpack.Ext(_ARRAY, _HEADS[len(shape)].pack(code, len(shape), *shape))
 
 
-def _read_head(head: bytes, where: Where) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Return dtype, shape and size in bytes of an array, of which nothing exists yet."""
-    try:
-        return _read_known_head(head)
-    except FrameFormatError as err:
-        raise FrameFormatError(f"{_place(where)}: {err}") from err
-
-
 @lru_cache(maxsize=1024)
-def _read_known_head(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+def _read_head(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """Return dtype, shape and size in bytes of an array, of which nothing exists yet."""
     ndim = head[1] if len(head) > 1 else 0
     if ndim > MAX_NDIM:
         raise FrameFormatError(f"ndim {ndim} exceeds limit {MAX_NDIM}")

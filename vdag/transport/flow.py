@@ -117,7 +117,8 @@ class Flow:
                 queue; `latest` keeps the newest frame per stream; `deadline` serves the earliest
                 dead-line first and drops what cannot meet its own.
             limit: most frames that wait, 1 to `MAX_LIMIT`.
-            limit_nbytes: most bytes of `Item.nbytes` that wait.
+            limit_nbytes: most bytes of `Item.nbytes` that wait. This drops under every policy: for
+                `block` it should be no less than `limit` of the largest frames.
             cost_ns: what the task is expected to take, for `deadline`; see `expect`.
 
         Raises:
@@ -330,7 +331,8 @@ class Flow:
         self, worker: str, items: Sequence[Item], now_ns: int, event: str
     ) -> list[Instruction]:
         known = self._worker(worker, event)
-        if not known.holds.keys() >= (frames_done := set(items)) or len(frames_done) != len(items):
+        finished = set(items)
+        if len(finished) != len(items) or not known.holds.keys() >= finished:
             frames = ", ".join(f"{item.stream}/{item.seq}" for item in items)
             state = f"holding {len(known.holds)} frames"
             raise self._illegal(f"worker {worker}", state, f"{event} of {frames}", worker)

@@ -91,7 +91,7 @@ class FairQueue:
 
     Args:
         limit: most frames that wait.
-        limit_nbytes: most bytes that wait.
+        limit_nbytes: most bytes that wait; no single frame may be larger.
         weights: weight per stream, 1 where missing. Read at each arrival; the caller may change it.
 
     Attributes:
@@ -108,9 +108,6 @@ class FairQueue:
         self._finish: dict[Stream, int] = {}
         self._virtual = 0
         self._arrivals = 0
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
     def items(self) -> list[Item]:
         """Return the waiting frames, next one first."""

@@ -51,7 +51,10 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """The retired worker holds nothing any more and may be stopped."""
+    """The retired worker holds nothing any more and may be stopped.
+
+    What it may still announce is to be ignored: for `Flow`, it would be a new worker.
+    """
 
     worker: str
 
@@ -73,13 +76,11 @@ class Station:
         is_open: takes frames and workers.
     """
 
-    def __init__(
-        self, task: str, policy: Policy, queue: FairQueue, ledger: Ledger | None = None
-    ) -> None:
+    def __init__(self, task: str, policy: Policy, queue: FairQueue) -> None:
         self.task = task
         self.policy = policy
         self.queue = queue
-        self.ledger = ledger or Ledger()
+        self.ledger = Ledger()
         self.suspects: deque[Item] = deque()
         self.workers: dict[str, Worker] = {}
         self.is_open = True
@@ -98,7 +99,8 @@ class Station:
         if not self.is_open:
             self._drop(item, "closed", out)
             return
-        if self.policy == "block" and not self._admit(item):
+        has_place = self.policy != "block" or self._admit(item)
+        if not has_place or item.nbytes > self.queue.limit_nbytes:
             self._drop(item, "full", out)
             return
         for victim, reason in self.queue.push(item, now_ns):
@@ -335,8 +337,9 @@ class Station:
         self, wanted: Callable[[Item], bool], reason: Reason, out: list[Instruction]
     ) -> None:
         gone = [item for item in self.suspects if wanted(item)]
+        if gone:
+            self.suspects = deque(item for item in self.suspects if not wanted(item))
         for item in gone:
-            self.suspects.remove(item)
             self._drop(item, reason, out)
 
     def _deliver(self, worker: Worker, items: list[Item], out: list[Instruction]) -> None:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from vdag.engines.zoo.card import Card, ModelChoice
 from vdag.engines.zoo.loader import load_card
-from vdag.engines.zoo.weights import widen
 from vdag.errors import ConfigError
 
-__all__ = ["Card", "ModelChoice", "card", "cards", "load_card", "models_for", "widen"]
+__all__ = ["Card", "ModelChoice", "card", "cards", "load_card", "models_for"]
 
 
 @cache

@@ -1,0 +1,65 @@
+"""The real command, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vdag
+
+#: Far beyond what any command here takes on a busy machine.
+TIMEOUT_S = 120
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a command that finds this vdag, from whichever folder it is called."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("VDAG_")}
+    folders = [str(Path(vdag.__file__).parents[1]), kept.get("PYTHONPATH", "")]
+    path = os.pathsep.join(folder for folder in folders if folder)
+    return {**kept, "PYTHONPATH": path, "COLUMNS": "160", **variables}
+
+
+@pytest.fixture(scope="session")
+def vdag_command() -> Command:
+    """Run `vdag` with the arguments to its end; `env` adds variables, `cwd` is its folder."""
+
+    def run(
+        *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "vdag", *map(str, arguments)],
+            cwd=cwd,
+            env=environment(**(env or {})),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=TIMEOUT_S,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_vdag() -> Callable[..., Any]:
+    """Start `vdag` as the only member of a new process group, with both outputs as pipes."""
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "vdag", *map(str, arguments)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+
+    return start
