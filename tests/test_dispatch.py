@@ -186,13 +186,13 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self):
         if not hasattr(self, "dispatcher"):
             return
-        while self.working or (work := self.dispatcher.take()):
-            if self.working:
+        while self.dispatcher.in_flight:
+            if (work := self.dispatcher.take()) is not None:
+                self.working.append(work)
+            elif self.working:
                 self.dispatcher.done(self.working.pop())
             else:
-                self.working.append(work)
-            self.deliver()
-        while self.dispatcher.next_complete() is not None:
+                assert self.dispatcher.next_complete() is not None
             self.deliver()
         assert self.dispatcher.in_flight == 0
         assert set(self.delivered) | self.gone == set(range(self.seq))

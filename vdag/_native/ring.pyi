@@ -6,6 +6,11 @@ from typing import Any, Iterable, final
 
 from typing_extensions import Buffer
 
+__all__ = [
+    "CRASH_POINTS", "MAX_LEASES", "Arena", "ArenaStats", "ClassStats", "Loan", "ReapReport",
+    "SlotRef", "View", "sweep",
+]
+
 MAX_LEASES: int
 CRASH_POINTS: dict[str, int]
 
@@ -61,7 +66,7 @@ class SlotRef:
     def arena_id(self) -> int: ...
     def share(self, readers: int = 1) -> SlotRef: ...
     def drop(self) -> bool: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
@@ -108,7 +113,7 @@ class View:
 
 @final
 class Arena:
-    def __init__(self) -> None: ...
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @staticmethod
     def create(
         node: str, classes: Iterable[tuple[int, int]], *, prefault: bool = True

@@ -3,9 +3,8 @@
 
 A producer loans a slot, writes into it and commits it; what it gets is a `SlotRef`, a handful of
 numbers that travel as a descriptor. Whoever receives them acquires a read-only `View` of the very
-same memory. The slot is free again when its last lease is released, or when the process that held
-it has died and the owner has reaped it. ring_kernel.h says how; reference_ring.py says what.
-
+same memory. The slot is free again when its last lease is released, or when the owner has reaped
+the dead process that held it. ring_kernel.h says how; reference_ring.py says what.
 Every call holds the GIL but for copies of 64 KiB and more, waiting, and mapping. Loans, views and
 references may be used from any thread, one thread at a time each.
 """
@@ -18,7 +17,8 @@ from time import monotonic_ns
 from vdag.errors import ChannelClosed, ConfigError, FrameFormatError, StaleFrame, TransportError
 
 cimport cython
-from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_FillInfo, PyBuffer_Release
+from cpython.buffer cimport PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, ENOSPC, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -253,7 +253,7 @@ cdef class Arena:
     def adopt(self, int64_t slot, uint64_t generation):
         """Answer for a lease in flight from now on, without looking at it: to send it on.
 
-        Arguments and errors are those of `acquire`; returns the `SlotRef` to send.
+        Errors are those of `acquire`; returns the `SlotRef` to send.
         """
         self._adopt(slot, generation, RING_TRANSIT)
         return _reference(self, <uint32_t> slot, generation >> 16)
@@ -261,9 +261,8 @@ cdef class Arena:
     def drop(self, int64_t slot, uint64_t generation):
         """End a lease in flight that nobody shall acquire; False if it was not in flight."""
         cdef int ticket = self._take(slot, generation, RING_HELD)
-        if ticket < 0:
-            return False
-        return ring_release(&self._ring, <uint32_t> slot, generation >> 16, ticket, RING_HELD)
+        return ticket >= 0 and ring_release(
+            &self._ring, <uint32_t> slot, generation >> 16, ticket, RING_HELD)
 
     def share(self, int64_t slot, uint64_t generation, readers=1):
         """Add `readers` leases in flight, ours until adopted, to a slot still in this use.
@@ -304,8 +303,9 @@ cdef class Arena:
         self._require_open()
         sizes = [_class_stats(&self._ring, k) for k in range(self._ring.header.n_classes)]
         sums = [sum(getattr(size, key) for size in sizes) for key in ClassStats.__slots__[1:]]
-        tallies = [ring_tallied(&self._ring, <ring_tally_kind> k) for k in range(4)]
-        return ArenaStats(*sums, ring_count_processes(&self._ring), *tallies, tuple(sizes))
+        sums.append(ring_count_processes(&self._ring))
+        sums += [ring_tallied(&self._ring, <ring_tally_kind> k) for k in range(4)]
+        return ArenaStats(*sums, tuple(sizes))
 
     def check(self):
         """Verify that every slot is in exactly one place; call it while nobody is at work.
@@ -322,8 +322,8 @@ cdef class Arena:
     def close(self):
         """Leave the arena; the owner's file goes at once. Harmless when called again.
 
-        Leases of descriptors that nobody has adopted yet are taken back. Loans and views that still
-        exist keep this attachment and its mappings until they end.
+        Leases in flight that nobody has adopted are taken back. Loans and views that still exist
+        keep this attachment and its mappings until they end.
         """
         if self._open:
             self._close()

@@ -92,7 +92,8 @@ static bool take(struct ring *ring, const struct ring_class *size, uint32_t i) {
     ring_word *state = &ring_slot_at(ring, size->first + i)->state;
     uint64_t seen = atomic_load(state);
     if (ring_phase_of(seen) != RING_FREE) return false;
-    if (!swap(state, seen, state_word(ring_generation_of(seen), RING_LOANED, ring->holder))) return false;
+    uint64_t ours = state_word(ring_generation_of(seen), RING_LOANED, ring->holder);
+    if (!swap(state, seen, ours)) return false;
     RING_POINT(loan_claimed);
     atomic_fetch_and(&ring_index_of(ring, size)[1 + i / 64], ~(1ull << i % 64));
     RING_POINT(loan_unlisted);
@@ -207,7 +208,8 @@ static bool count_shared(struct ring_slot *s, uint64_t generation, uint32_t high
         if (ring_generation_of(seen) != generation || ring_phase_of(seen) != RING_COMMITTED)
             return false;
         uint32_t most = ring_high_of(seen) > high ? ring_high_of(seen) : high;
-        next = state_word(generation, RING_COMMITTED, most << 16 | ((ring_aux_of(seen) + 1) & 0xffff));
+        uint32_t version = (ring_aux_of(seen) + 1) & 0xffff;
+        next = state_word(generation, RING_COMMITTED, most << 16 | version);
     } while (!atomic_compare_exchange_strong(&s->state, &seen, next));
     return true;
 }
@@ -332,7 +334,8 @@ void ring_forge_death(struct ring *ring) {
 /* Finish what a process that is gone began and did not end. */
 static bool mend(struct ring *ring, uint32_t slot) {
     uint64_t seen = atomic_load(&ring_slot_at(ring, slot)->state);
-    if (ring_phase_of(seen) == RING_COMMITTED) return free_if_unused(ring, slot, ring_generation_of(seen));
+    if (ring_phase_of(seen) == RING_COMMITTED)
+        return free_if_unused(ring, slot, ring_generation_of(seen));
     if (ring_phase_of(seen) != RING_FREE || ring_is_listed(ring, slot)) return false;
     list(ring, slot);
     return true;

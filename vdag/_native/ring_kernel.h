@@ -11,7 +11,8 @@
  *   tickets  56 words per slot: {generation:40, holder:16, kind:8}. Each is one lease, and names
  *            the one process that answers for it. A ticket of another generation is no ticket.
  *   index    one bit per slot, "may be free", and the slot freed last. Only a way to find free
- *            slots, lowest first: a bit too many costs one look at a state word.
+ *            slots, hottest first: a bit too many costs one look at a state word. A linked list
+ *            would be a second truth, and a slot between the two be nowhere.
  *
  * Every step that moves responsibility is one compare-and-swap (CAS) on one word:
  *
@@ -27,9 +28,9 @@
  *
  * Why nobody reads a slot that is written again: a slot is written only while LOANED, and becomes
  * FREE only by a CAS from the state word that was read before its tickets were. Let a TRANSIT or
- * HELD ticket exist at that CAS. Its version step came before it was TRANSIT; had it come after the
- * read, the CAS would fail; so it came before, and the look at the tickets saw it. PENDING tickets
- * cannot be adopted, which is what makes the first half true also for a sharer that dies half way.
+ * HELD ticket exist at that CAS. Its version step, or its commit, came before it was adoptable; had
+ * that come after the read, the CAS would fail; so it came before, and the look at the tickets saw
+ * it. PENDING tickets cannot be adopted: so this holds for a sharer that dies half way too.
  *
  * Why no slot is lost: of several that release at once, the one whose ticket is cleared last sees
  * no other, because clearing and looking are sequentially consistent (both write, then read what
@@ -38,9 +39,9 @@
  *
  * Orders: state, tickets, index bits, `freed` and `waiting` are seq_cst throughout, for the reason
  * above and its like in waiting (`waiting` is set, index bits read; an index bit is set, `waiting`
- * read). Pixels need less and get it: they are written before the ticket that is adopted after, and
- * read before the ticket is cleared, which is seen before the state word that the next writer
- * swaps. Only statistics and the `hot` hint are relaxed. Nothing relies on x86.
+ * read). Pixels, and their length, need less and get it: they are written before the ticket that is
+ * adopted after, and read before the ticket is cleared, which is seen before the state word that
+ * the next writer swaps. Only statistics and the `hot` hint are relaxed. Nothing relies on x86.
  *
  * Death of a process between two steps, and what `ring_reap` finds of it (RING_POINTS names them):
  *
@@ -59,6 +60,10 @@
  * dead do nothing any more: dead is who has no /proc entry, another start time (the pid was used
  * again), or is a zombie without threads. Only the owner reaps, so two never meet. If the owner
  * dies, the arena is over; mapped views stay readable, and its file goes at the next sweep.
+ *
+ * A lease in flight outlives the receiver that dies before it adopts; whoever sent it drops it
+ * then, which fails if it was adopted after all. So an exchange adopts what passes through it, and
+ * answers for what waits there.
  *
  * Generations start at a number drawn per arena, so that a descriptor from a node's earlier arena
  * is stale here too. They wrap after 2^40 reuses of one slot.
@@ -85,7 +90,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the layout is little-
 /* Constant after creation. Offsets count from the start of the file. */
 struct ring_class {
     uint64_t slot_nbytes;
-    uint64_t stride;       /* slot_nbytes rounded up: to pages if it is a page or more, else to 64 */
+    uint64_t stride;       /* slot_nbytes rounded up: to pages from a page on, else to 64 */
     uint64_t data_offset;  /* of slot `first`; on a page */
     uint64_t index_offset; /* word 0: 1 + position of the slot freed last; then one bit per slot */
     uint32_t first, count;

@@ -202,12 +202,12 @@ def _check_frames(frames: int | None) -> None:
         raise ConfigError(f"frames is {frames}, expected at least 1")
 
 
-def _check_output(output: Path | None, source: str) -> None:
+def _check_output(output: str | None, source: str) -> None:
     """Refuse to replace the video that is being read."""
     video = Path(source.removeprefix("file://")).expanduser()
     if output is None or not video.is_file():
         return
-    target = output.expanduser()
+    target = Path(output).expanduser()
     if target.exists() and target.samefile(video):
         raise ConfigError(f"output {output} is the source")
 
