@@ -1,4 +1,4 @@
-"""The shared-memory arena in plain Python: its layout, and what `ring.pyx` must do.
+"""The shared-memory arena in plain Python: what `ring.pyx` must do.
 
 `Arena` here serves one process: attachments stand for processes, and one "dies" by `_die`. It is
 the oracle of the compiled one, call for call; only that it cannot see who looks at its memory, so
