@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,10 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from vdag._native import jpeg as compiled
 from vdag._native import jpeg_terms, reference_jpeg
 from vdag.errors import DependencyMissing, ImageError, NativeUnavailable
 
+compiled = importlib.import_module("vdag._native.jpeg")
 needs_library = pytest.mark.skipif(not compiled.available(), reason="there is no libturbojpeg")
 
 
@@ -116,7 +117,8 @@ def test_memory_and_handles_do_not_grow(codec: ModuleType) -> None:
 @needs_library
 def test_handles_are_used_again_and_freed_at_exit() -> None:
     code = """
-from vdag._native import jpeg
+import importlib
+jpeg = importlib.import_module("vdag._native.jpeg")
 import atexit, numpy as np
 assert jpeg._coders() == (0, 0)
 for _ in range(10):
@@ -135,8 +137,8 @@ print(jpeg._coders())
 @needs_library
 def test_a_forked_child_codes_like_its_parent() -> None:
     code = """
-import os, numpy as np
-from vdag._native import jpeg
+import importlib, os, numpy as np
+jpeg = importlib.import_module("vdag._native.jpeg")
 images = [np.full((40, 40, 3), i, np.uint8) for i in range(8)]
 datas = jpeg.encode_batch(images, threads=2)
 child = os.fork()
@@ -151,8 +153,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @needs_library
 def test_the_library_is_named_and_its_python_module_never_imported() -> None:
     code = """
-import sys
-from vdag._native import jpeg
+import importlib, sys
+jpeg = importlib.import_module("vdag._native.jpeg")
 path, version, api = jpeg.library()
 print(path)
 assert api in ("tj3", "tj"), api
@@ -176,7 +178,8 @@ def test_a_named_library_that_cannot_be_used_is_an_error(tmp_path: Path) -> None
     text = tmp_path / "libturbojpeg.so.0"
     text.write_text("this is no library")
     code = """
-from vdag._native import jpeg
+import importlib
+jpeg = importlib.import_module("vdag._native.jpeg")
 from vdag.errors import NativeUnavailable
 assert jpeg.available()  # so that nobody falls back to OpenCV
 try:

@@ -82,7 +82,7 @@ def run(
     parsed = Graph.load(graph) if graph.endswith(".json") else Graph.chain(*graph.split(","))
     models = {task: _parse_id(task, text) for task, text in _pairs("model", model).items()}
     _check_frames(frames)
-    _check_output(None if output is None else Path(output), source)
+    _check_output(output, source)
     console = Console(stderr=True)
     with _interruptible() as interrupt, ExitStack() as stack:
         pace: Literal["asap", "realtime"] = "realtime" if realtime else "asap"
