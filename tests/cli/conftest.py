@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,18 +49,32 @@ def vdag_command() -> Command:
 
 
 @pytest.fixture(scope="session")
-def start_vdag() -> Callable[..., Any]:
-    """Start `vdag` as the only member of a new process group, with both outputs as pipes."""
+def start_vdag() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
+    """Start `vdag` as the only member of a new process group, with both outputs as pipes.
 
-    def start(*arguments: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    `stderr` may be another file. Leaving the `with` block kills the command if it is still there;
+    so does `TIMEOUT_S`, which ends a read.
+    """
+
+    @contextmanager
+    def start(
+        *arguments: str | Path, stderr: int = subprocess.PIPE
+    ) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
             [sys.executable, "-m", "vdag", *map(str, arguments)],
-            env=environment(),
+            env=environment(TERM="xterm"),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             encoding="utf-8",
             start_new_session=True,
-        )
+        ) as process:
+            watchdog = threading.Timer(TIMEOUT_S, process.kill)
+            watchdog.start()
+            try:
+                yield process
+            finally:
+                watchdog.cancel()
+                process.kill()
 
     return start

@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: Long enough for any wait here, and shorter than the command's own.
+#: How long a command may take to end after its outputs are closed.
 TIMEOUT_S = 60
 INTERRUPTED = 130
 ENDLESS = ("face_detection", "--source", "synthetic:160x120@30", "--realtime")
@@ -131,6 +131,29 @@ def test_the_numpy_twins_of_the_kernels_find_the_same(faces: Run, vdag_command, 
         ):
             found = np.array(twin["outputs"][task][field])
             np.testing.assert_allclose(found, row["outputs"][task][field], atol=tolerance)
+
+
+def test_a_terminal_shows_how_far_it_is(start_vdag):
+    terminal, its_end = os.openpty()
+    try:
+        with start_vdag("run", "face_detection", *SHORT, stderr=its_end) as process:
+            os.close(its_end)
+            shown = b"".join(iter(lambda: read_terminal(terminal), b"")).decode()
+            process.wait(TIMEOUT_S)
+    finally:
+        os.close(terminal)
+    assert process.returncode == 0
+    assert "3/3" in shown
+    assert "0 dropped" in shown
+    assert "capture to result" in shown
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What comes next; nothing when the other end is closed, which Linux reports as an error."""
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
 
 
 def test_lines_stream_to_standard_output_and_figures_go_elsewhere(vdag_command, bikes: Path):
@@ -305,6 +328,18 @@ def first_lines(process: subprocess.Popen[str], count: int) -> str:
     return "".join(process.stdout.readline() for _ in range(count))
 
 
+def the_rest(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Both outputs up to the command's end.
+
+    Not by `communicate`, which leaves out what a `readline` before it has taken into its buffer.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    texts = process.stdout.read(), process.stderr.read()
+    process.wait(TIMEOUT_S)
+    return texts
+
+
 def assert_nobody_is_left(process: subprocess.Popen[str], family: list[psutil.Process]) -> None:
     assert not [member for member in family if member.is_running()]
     with pytest.raises(ProcessLookupError):  # children whose parent died are in the group still
@@ -319,11 +354,11 @@ def test_an_interrupted_run_keeps_what_it_found(
     video = tmp_path / "found.mp4"
     with start_vdag("run", *ENDLESS, "--output", video, "--results", "-") as process:
         before = first_lines(process, 3)
-        assert before.count("\n") == 3, process.communicate()[1]
+        assert before.count("\n") == 3, the_rest(process)[1]
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
         for _ in range(times):
             process.send_signal(number)
-        after, messages = process.communicate(timeout=TIMEOUT_S)
+        after, messages = the_rest(process)
     assert process.returncode == INTERRUPTED
     rows = rows_of(before + after)
     assert [row["seq"] for row in rows] == list(range(len(rows)))
@@ -332,6 +367,40 @@ def test_an_interrupted_run_keeps_what_it_found(
     assert messages.startswith("interrupted: what was found so far is kept\n")
     assert table_rows(messages)["capture to result"][0] == str(len(rows))
     assert_nobody_is_left(process, family)
+
+
+INTERRUPTS = """
+import signal
+import vdag
+
+class Name:
+    def __init__(self, seq):
+        self.seq = seq
+
+    def __str__(self):
+        if self.seq == 5:
+            signal.raise_signal(signal.SIGINT)
+        return "told"
+
+@vdag.task(outputs=["told"])
+def tell(seq):
+    return {"told": {Name(seq): seq}}
+"""
+
+
+def test_an_interrupt_between_the_two_files_of_a_frame_waits_for_the_second(
+    vdag_command, tmp_path: Path
+):
+    (tmp_path / "tell.py").write_text(INTERRUPTS)  # it comes while the line is made
+    process = vdag_command(
+        *("run", "tell", "--tasks", "tell.py", "--source", "synthetic:64x48@60"),
+        *("--output", "found.mp4", "--results", "found.jsonl"),
+        cwd=tmp_path,
+    )
+    assert process.returncode == INTERRUPTED
+    rows = rows_of((tmp_path / "found.jsonl").read_text("utf-8"))
+    assert [row["outputs"]["tell"]["told"] for row in rows] == [{"told": n} for n in range(6)]
+    assert len(decoded(tmp_path / "found.mp4")) == 6
 
 
 TELLS = """
@@ -355,10 +424,10 @@ def test_a_killed_run_leaves_the_older_files_as_they_were(start_vdag, tmp_path: 
         *("--realtime", "--output", video, "--results", results),
     ) as process:
         # No more than 3 frames are between this task and the files, so some are written by then.
-        assert first_lines(process, 9).count("\n") == 9, process.communicate()[1]
+        assert first_lines(process, 9).count("\n") == 9, the_rest(process)[1]
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
         process.kill()
-        process.communicate(timeout=TIMEOUT_S)
+        the_rest(process)
     assert process.returncode == -signal.SIGKILL
     assert video.read_bytes() == b"older"
     assert not results.exists()
@@ -373,6 +442,7 @@ def test_a_reader_that_goes_away_ends_the_run(start_vdag, tmp_path: Path):
         assert first_lines(process, 1)
         process.stdout.close()
         assert process.stderr.read() == "vdag: standard output: cannot be written: broken pipe\n"
+        process.wait(TIMEOUT_S)
     assert process.returncode == 2
     assert names_in(tmp_path) == []
 

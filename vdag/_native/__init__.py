@@ -2,7 +2,8 @@
 
 The kernels are Cython and C. Each module has a twin in numpy, `reference_<noun>.py`, that is its
 specification and, under test, its oracle. `VDAG_NATIVE=reference` selects the twins; otherwise
-missing extensions are an error that says how to build them, never a silent fallback.
+missing extensions are an error that says how to build them, never a silent fallback. `jpeg` alone
+has one: without a libturbojpeg on the machine it is its twin on OpenCV, and `vdag doctor` says so.
 Nobody imports a kernel past this list.
 """
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
             f"the compiled kernels are missing ({err}): run `pip install -e .` in the checkout, "
             "or `python setup.py build_ext --inplace`; VDAG_NATIVE=reference uses numpy instead"
         ) from err
+    if not jpeg.available():
+        from vdag._native import reference_jpeg as jpeg
 else:
     from vdag._native import reference_decode as decode
     from vdag._native import reference_header as header
