@@ -26,7 +26,7 @@ if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
             "or `python setup.py build_ext --inplace`; VDAG_NATIVE=reference uses numpy instead"
         ) from err
     if not jpeg.available():
-        from vdag._native import reference_jpeg as jpeg
+        from vdag._native import reference_jpeg as jpeg  # type: ignore[no-redef]
 else:
     from vdag._native import reference_decode as decode
     from vdag._native import reference_header as header
