@@ -9,6 +9,7 @@ import pytest
 from vdag.errors import ConfigError, GraphError, SourceError, StageError
 from vdag.graph import Graph, Signature
 from vdag.pipeline import Pipeline
+from vdag.sources import SingleFrameGenerator
 
 WAIT_S = 20.0
 
@@ -249,6 +250,15 @@ def test_arguments_without_meaning_are_refused(arguments, message):
     with pytest.raises(ConfigError) as caught:
         Pipeline(["double"], pictures(1), tasks={"double": Double()}, **arguments)
     assert str(caught.value) == message
+
+
+def test_a_source_of_the_other_kind_is_refused():
+    with (
+        SingleFrameGenerator(pictures(1)) as source,
+        pytest.raises(ConfigError) as caught,
+    ):
+        Pipeline(Graph.chain("helmet_detection", generator="ClipGenerator"), source)
+    assert str(caught.value) == "the graph wants a ClipGenerator, source is a SingleFrameGenerator"
 
 
 def test_an_unknown_task_is_refused():

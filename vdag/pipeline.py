@@ -134,6 +134,8 @@ class Pipeline:
         self._closing = False
         self._threads: list[threading.Thread] = []
         self._owns_source = not isinstance(source, (Source, ClipGenerator))
+        if not self._owns_source:
+            _check_generator(self.graph, source)
         self.source: Source | ClipGenerator = (
             GENERATORS[self.graph.generator](source) if self._owns_source else source
         )
@@ -171,6 +173,12 @@ class Pipeline:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @property
+    def dropped(self) -> int:
+        """Frames given up so far, whatever the reason; far cheaper than `stats`."""
+        with self._changed:
+            return sum(self._dispatcher.dropped.values())
 
     @property
     def labels(self) -> dict[int, str]:
@@ -351,6 +359,12 @@ class Pipeline:
             progress.item.release()
             raise progress.error
         return progress.result()
+
+
+def _check_generator(graph: Graph, source: Source | ClipGenerator) -> None:
+    given = "ClipGenerator" if isinstance(source, ClipGenerator) else "SingleFrameGenerator"
+    if graph.generator != given:
+        raise ConfigError(f"the graph wants a {graph.generator}, source is a {given}")
 
 
 def _check_counts(**counts: int) -> None:

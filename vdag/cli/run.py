@@ -157,18 +157,17 @@ def _drain(
     """Write every result to every sink, until the source ends, the limit or an interrupt."""
     try:
         with _progress(total, console) as (progress, bar):
-            for result in pipeline:
+            for count, result in enumerate(pipeline, start=1):
                 interrupt.held = True
                 for sink in sinks:
                     sink.write(result)
                 result.drop_frame()
-                stats = pipeline.stats()
                 progress.update(
                     bar,
-                    completed=result.cam_frame_id + 1 if total else stats.delivered,
-                    note=f"{result.delay_s * 1e3:.0f} ms, {sum(stats.dropped.values())} dropped",
+                    completed=result.cam_frame_id + 1 if total else count,
+                    note=f"{result.delay_s * 1e3:.0f} ms, {pipeline.dropped} dropped",
                 )
-                if interrupt.requested or (limit is not None and stats.delivered >= limit):
+                if interrupt.requested or count == limit:
                     break
                 interrupt.held = False
     except KeyboardInterrupt:
