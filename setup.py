@@ -44,6 +44,7 @@ setup(
         build_dir="build/cython",  # no generated .c beside the sources
         compiler_directives=DIRECTIVES,
         annotate=DEBUG,
-        force=os.environ.get("VDAG_FORCE") == "1",  # cythonize() compares file times, not directives
+        # cythonize() compares the times of files, and so does not notice other directives
+        force=os.environ.get("VDAG_FORCE") == "1",
     ),
 )
