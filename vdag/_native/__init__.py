@@ -15,11 +15,21 @@ from typing import TYPE_CHECKING
 from vdag._native.placement import Normalization, Placement
 from vdag.errors import NativeUnavailable
 
-__all__ = ["Normalization", "Placement", "decode", "header", "jpeg", "nms", "preprocess", "ring"]
+__all__ = [
+    "Normalization",
+    "Placement",
+    "decode",
+    "header",
+    "jpeg",
+    "literal",
+    "nms",
+    "preprocess",
+    "ring",
+]
 
 if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
     try:
-        from vdag._native import decode, header, jpeg, nms, preprocess, ring
+        from vdag._native import decode, header, jpeg, literal, nms, preprocess, ring
     except ImportError as err:
         raise NativeUnavailable(
             f"the compiled kernels are missing ({err}): run `pip install -e .` in the checkout, "
@@ -31,6 +41,7 @@ else:
     from vdag._native import reference_decode as decode
     from vdag._native import reference_header as header
     from vdag._native import reference_jpeg as jpeg
+    from vdag._native import reference_literal as literal
     from vdag._native import reference_nms as nms
     from vdag._native import reference_preprocess as preprocess
     from vdag._native import reference_ring as ring
