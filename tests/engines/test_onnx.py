@@ -216,7 +216,7 @@ def test_a_model_that_takes_text_is_refused(tmp_path: Path) -> None:
     [
         (None, "no such file"),
         (b"not a model", "protobuf parsing failed"),
-        (b"", "no graph was found in the protobuf"),
+        (b"", "the file is empty"),
     ],
     ids=["missing", "text", "empty"],
 )

@@ -218,6 +218,8 @@ def _open(ort: Any, spec: EngineSpec) -> tuple[str, Any]:
     if not spec.model.is_file():
         reason = "not a file" if spec.model.exists() else "no such file"
         raise ModelError(f"{spec.model} is not an ONNX model: {reason}")
+    if not spec.model.stat().st_size:  # versions of onnxruntime differ in what they call it
+        raise ModelError(f"{spec.model} is not an ONNX model: the file is empty")
     if spec.device == "cpu" or (spec.device == "auto" and not _has_cuda(ort)):
         return "cpu", _open_cpu(ort, spec)
     if not _has_cuda(ort):

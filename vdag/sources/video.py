@@ -180,6 +180,8 @@ class VideoReader:
             self._consecutive_errors = 0
         except self._av.error.InvalidDataError as err:
             self._count_error(err, start_ns)
+        except self._av.error.EOFError:  # PyAV before 18 says so when it flushes a cut file
+            self._end()
         except (self._av.FFmpegError, OSError, ValueError) as err:
             self._ended = True
             raise self._translate(err, self._progress("failed"), start_ns) from err
