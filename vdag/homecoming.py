@@ -5,7 +5,7 @@ Theory of operation
 A job sends every frame as one descriptor per branch of its graph, and gets them back in any order,
 late, or not at all. A frame is
 
-    waiting     admitted, and there is no room for it yet
+    waiting     admitted, and there is no room for it yet, or no place was granted where it goes
     travelling  its branches have departed, and some of them are not home
     home        all of them are
     failed      a task raised on it, and the caller wants to know when it is the frame's turn
@@ -19,9 +19,10 @@ At most `max_in_flight` frames have departed and not left, so that a slow caller
 and memory stays bounded. Behind them one frame waits. When the next one comes, the policy decides:
 `block` makes the source wait, `latest` drops the waiting one as `superseded`.
 
-A frame that is not home `timeout_ns` after it departed is dropped as `timeout`. What comes home of
-a frame that has left, or comes a second time, is `late`: it is counted apart and changes nothing,
-so that no frame is ever counted, or delivered, twice.
+A frame that is not home `timeout_ns` after it departed is dropped as `timeout`; so is one that has
+room, but waits so long for a place to be granted. What comes home of a frame that has left, or
+comes a second time, is `late`: it is counted apart and changes nothing, so that no frame is ever
+counted, or delivered, twice.
 """
 
 from __future__ import annotations
@@ -39,11 +40,21 @@ Policy = Literal["block", "latest"]
 
 @dataclass(slots=True)
 class _Frame:
-    """A frame that has not left; `missing` has its branches that are out, `due_ns` its time-out."""
+    """A frame that has not left.
+
+    Attributes:
+        missing: its branches that are not home; empty while it waits.
+        due_ns: when it times out; 0 while it cannot.
+        failed: the reason to drop it for at its turn.
+    """
 
     missing: set[int] = field(default_factory=set)
     due_ns: int = 0
     failed: str | None = None
+
+    @property
+    def is_travelling(self) -> bool:
+        return bool(self.missing) and self.failed is None
 
 
 class Homecoming:
@@ -77,7 +88,7 @@ class Homecoming:
         self._timeout_ns = timeout_ns
         self._frames: dict[int, _Frame] = {}  # in the order of admission
         self._waiting: int | None = None
-        self._departed: deque[int] = deque()  # in the order of their time-outs; some have left
+        self._due: deque[tuple[int, int]] = deque()  # (due_ns, seq), rising; some are void
         self.admitted = self.delivered = self.late = 0
         self.dropped: Counter[str] = Counter()
 
@@ -92,7 +103,7 @@ class Homecoming:
 
     def admit(self, seq: int) -> int | None:
         """Take a frame in, to wait. Returns the frame that was dropped for it, if any."""
-        assert self.has_room() and seq not in self._frames, "the caller has asked"
+        assert self.has_room(), "the caller asks has_room first"
         superseded = self._waiting
         if superseded is not None:
             self._leave(superseded, "superseded")
@@ -106,67 +117,80 @@ class Homecoming:
         self.admitted += 1
         self.dropped[reason] += 1
 
-    def depart(self, now_ns: int) -> int | None:
-        """Let the waiting frame travel, if there is one and there is room."""
+    def depart(self, now_ns: int, *, granted: bool = True) -> int | None:
+        """Let the waiting frame travel, if there is one, and room for it.
+
+        Args:
+            now_ns: the time.
+            granted: whether there is a place where it goes; without one its time begins to run.
+        """
         seq = self._waiting
         if seq is None or len(self._frames) > self._max_in_flight:
             return None
-        self._waiting = None
         frame = self._frames[seq]
-        frame.missing.update(self._branches)
+        if granted:
+            self._waiting = None
+            frame.missing.update(self._branches)
+        elif frame.due_ns:
+            return None
         frame.due_ns = now_ns + self._timeout_ns
-        self._departed.append(seq)
-        return seq
+        self._due.append((frame.due_ns, seq))
+        return seq if granted else None
 
     def arrive(self, seq: int, branch: int) -> bool:
         """Note that a branch of a frame came home; False if it came in vain, and was counted."""
         frame = self._frames.get(seq)
-        if frame is None or frame.failed is not None or branch not in frame.missing:
+        if frame is None or not frame.is_travelling or branch not in frame.missing:
             self.late += 1
             return False
         frame.missing.remove(branch)
+        if not frame.missing:
+            frame.due_ns = 0
         return True
 
     def fail(self, seq: int, reason: str) -> bool:
-        """Let a frame that has departed wait for its turn, to be dropped for `reason` then.
+        """Let a travelling frame wait for its turn, to be dropped for `reason` then.
 
         Returns:
-            False when it has left or failed already, because of another branch.
+            False when it does not travel any more, because of another branch for instance.
         """
         frame = self._frames.get(seq)
-        if frame is None or frame.failed is not None or seq == self._waiting:
+        if frame is None or not frame.is_travelling:
             return False
-        frame.failed = reason
+        frame.failed, frame.due_ns = reason, 0
         return True
 
     def drop(self, seq: int, reason: str) -> bool:
-        """Give a frame up now; False when it has left or failed already."""
+        """Give a travelling frame up; False when it does not travel any more."""
         frame = self._frames.get(seq)
-        if frame is None or frame.failed is not None:
+        if frame is None or not frame.is_travelling:
             return False
         self._leave(seq, reason)
         return True
 
     def expire(self, now_ns: int) -> list[int]:
-        """Drop the frames that are not home in time, as `timeout`; returns them."""
+        """Drop the frames whose time is up, as `timeout`; returns them."""
         late = []
-        while self._departed and (due_ns := self._due_ns(self._departed[0])) <= now_ns:
-            seq = self._departed.popleft()
-            if due_ns:
-                self._leave(seq, "timeout")
-                late.append(seq)
+        while (due_ns := self.next_due_ns()) is not None and due_ns <= now_ns:
+            late.append(self._due.popleft()[1])
+            self._leave(late[-1], "timeout")
         return late
 
     def next_due_ns(self) -> int | None:
         """Return when `expire` will next find a frame, or None."""
-        while self._departed and not self._due_ns(self._departed[0]):
-            self._departed.popleft()
-        return self._due_ns(self._departed[0]) if self._departed else None
+        while self._due:
+            due_ns, seq = self._due[0]
+            if (frame := self._frames.get(seq)) is not None and frame.due_ns == due_ns:
+                return due_ns
+            self._due.popleft()
+        return None
 
     def next_turn(self) -> int | None:
         """Return the oldest frame if it is home or failed; younger ones wait for it."""
         seq = next(iter(self._frames), None)
-        return None if seq is None or seq == self._waiting or self._due_ns(seq) else seq
+        if seq is None or seq == self._waiting or self._frames[seq].is_travelling:
+            return None
+        return seq
 
     def leave(self, seq: int) -> bool:
         """Let the frame that `next_turn` named leave: True if delivered, False if it had failed."""
@@ -184,11 +208,6 @@ class Homecoming:
         for seq in seqs:
             self._leave(seq, reason)
         return seqs
-
-    def _due_ns(self, seq: int) -> int:
-        """Return when a frame times out; 0 when it cannot any more."""
-        frame = self._frames.get(seq)
-        return frame.due_ns if frame and frame.missing and frame.failed is None else 0
 
     def _leave(self, seq: int, reason: str) -> None:
         del self._frames[seq]

@@ -9,38 +9,110 @@ Every route ends at the job's home.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from vdag._native import header
 from vdag.errors import FrameFormatError, GraphError, PlanError
+from vdag.frame import Frame
 from vdag.graph import Graph
+from vdag.results import PICTURES, Outputs
 from vdag.transport import codec
-from vdag.transport.codec import Hop
+from vdag.transport.codec import Descriptor, Hop
 
-__all__ = ["HOME", "MAX_BRANCHES", "Itinerary", "branches", "plan_itinerary"]
+if TYPE_CHECKING:
+    from vdag._native.ring import SlotRef
+
+__all__ = ["HOME", "MAX_BRANCHES", "Itinerary", "branches", "lighten", "luggage", "plan_itinerary"]
 
 #: What the last hop of a route is called; no task, as tasks are identifiers.
 HOME = "~home"
 #: A slot has room for 56 leases. A frame needs one for the job and, per branch, one for the
 #: exchange, one for the worker, and one that a lost worker held until it is reaped.
 MAX_BRANCHES = 18
+#: Tasks that take another task's pictures only when they do not have the frame.
+FRAME_FIRST = frozenset({"face_alignment"})
+_UINT8 = header.DTYPES.index("uint8")
 
 
 @dataclass(frozen=True, slots=True)
 class Itinerary:
-    """The routes of a graph's frames under one plan.
+    """The routes of a job's frames under one plan.
 
     Attributes:
+        job: id of the job.
+        stream: number of its stream, unique on the node.
         plan: number of the plan.
         routes: per branch the hops of its tasks, then home.
         branch_of: task to the index of its branch in `routes`.
     """
 
+    job: str
+    stream: int
     plan: int
     routes: tuple[tuple[Hop, ...], ...]
     branch_of: Mapping[str, int]
+
+    @property
+    def first_tasks(self) -> tuple[str, ...]:
+        """The tasks that frames go to first, one per branch."""
+        return tuple(route[0].task for route in self.routes)
+
+    def descriptors(
+        self, frame: Frame, reference: SlotRef, deadline_ns: int
+    ) -> Iterator[bytes | memoryview]:
+        """Yield a frame's descriptors, one per route, each a message of one part.
+
+        Args:
+            frame: what it is.
+            reference: where its pixels are, with a lease for each route.
+            deadline_ns: when its results are worth nothing, 0 for none.
+
+        Raises:
+            FrameFormatError: a field of the frame is out of the range of a header.
+        """
+        fixed = header.Header(
+            kind=header.KIND_SLOT,
+            dtype=_UINT8,
+            shape=frame.pixels.shape,
+            plan=self.plan,
+            stream=self.stream,
+            seq=frame.seq,
+            cam_frame_id=frame.cam_frame_id,
+            capture_ns=frame.capture_ns,
+            deadline_ns=deadline_ns,
+            pts_ns=None if frame.pts_s is None else round(frame.pts_s * 1e9),
+            payload_nbytes=reference.nbytes,
+            arena=reference.arena_id,
+            slot=reference.slot,
+            generation=reference.generation,
+            offset=reference.offset,
+        )
+        # The name is for people; that of a file may be longer than a descriptor carries.
+        name = frame.stream.encode("utf-8", "replace")[: codec.MAX_NAME_NBYTES]
+        for route in self.routes:
+            yield codec.encode(Descriptor(fixed, self.job, name.decode(errors="ignore"), route))[0]
+
+    def branch_home(self, descriptor: Descriptor) -> int:
+        """Return the branch that a descriptor brings home.
+
+        Raises:
+            FrameFormatError: it is another job's, is not at its end, or a task's outputs lack.
+        """
+        fixed, route = descriptor.header, descriptor.route
+        if descriptor.job != self.job or fixed.stream != self.stream:
+            raise FrameFormatError(f"descriptor is of job {descriptor.job!r}")
+        if not 0 < fixed.hop == len(route) - 1:
+            raise FrameFormatError(f"hop {fixed.hop} of {len(route)} is not home")
+        tasks = [hop.task for hop in route[:-1]]
+        branch = self.branch_of.get(tasks[0])
+        if branch is None or tasks != [hop.task for hop in self.routes[branch][:-1]]:
+            raise FrameFormatError(f"tasks {', '.join(tasks):.200} are no branch of this job")
+        if missing := set(tasks) - descriptor.context.keys():
+            raise FrameFormatError(f"descriptor comes home without {min(missing)}")
+        return branch
 
 
 def branches(graph: Graph) -> tuple[tuple[str, ...], ...]:
@@ -60,11 +132,42 @@ def branches(graph: Graph) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(ordered, key=lambda branch: graph.tasks.index(branch[0])))
 
 
+def lighten(graph: Graph) -> Graph:
+    """Return the graph without inputs that would only make its frames heavier.
+
+    Inputs that a graph leaves out are matched by name, so `face_alignment` is given the `faces` of
+    `face_detection` beside the `image` that it looks at.
+    """
+    edges = dict(graph.edges)
+    for task in FRAME_FIRST & edges.keys():
+        if any(edge.name == "image" for edge in edges[task]):
+            edges[task] = tuple(
+                edge
+                for edge in edges[task]
+                if edge.producer == graph.generator or edge.field not in PICTURES
+            )
+    return Graph(graph.generator, graph.tasks, edges)
+
+
+def luggage(graph: Graph, task: str, outputs: Outputs) -> Outputs:
+    """Return what of a task's outputs travels on with its frame.
+
+    Pictures stay behind unless a later task takes them: they are mostly regions of the frame, whose
+    pixels every task has anyway, and would make a small message a large one.
+    """
+    taken = {
+        edge.field for edges in graph.edges.values() for edge in edges if edge.producer == task
+    }
+    return {name: value for name, value in outputs.items() if name not in PICTURES - taken}
+
+
 def plan_itinerary(
     graph: Graph,
     *,
     exchange: str,
     home: str,
+    job: str = "",
+    stream: int = 0,
     placement: Mapping[str, str] = MappingProxyType({}),
     plan: int = 0,
 ) -> Itinerary:
@@ -74,6 +177,8 @@ def plan_itinerary(
         graph: a checked graph.
         exchange: endpoint of the exchange that does every task not in `placement`.
         home: endpoint that the results come back to.
+        job: id of the job.
+        stream: number of its stream.
         placement: task to the endpoint of the exchange that does it.
         plan: number of the plan.
 
@@ -95,8 +200,8 @@ def plan_itinerary(
     )
     try:
         for route in routes:
-            codec.encode(codec.Descriptor(header.Header(plan=plan), route=route))
+            codec.encode(Descriptor(header.Header(plan=plan, stream=stream), job, route=route))
     except FrameFormatError as err:
         raise PlanError(f"plan {plan} cannot travel: {err}") from err
     branch_of = {task: index for index, branch in enumerate(split) for task in branch}
-    return Itinerary(plan, routes, MappingProxyType(branch_of))
+    return Itinerary(job, stream, plan, routes, MappingProxyType(branch_of))

@@ -1,66 +1,54 @@
-"""`Pipeline`: a graph run over a source inside one process.
+"""`Pipeline`: a graph run over a source, by threads of this process or by worker processes.
 
-A thread reads the source, a few threads work on whatever task has frames ready, and the caller
-iterates the results in the order of the frames. What runs when is decided by `vdag.dispatch`.
+What runs it is `vdag.threads` or `vdag.processes`; here are the arguments that both share.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
-from vdag.dispatch import Dispatcher, Policy, Work
-from vdag.errors import ConfigError, StageError
-from vdag.frame import Frame
+from vdag.dispatch import Policy
+from vdag.errors import ConfigError
+from vdag.figures import PipelineStats
 from vdag.graph import Graph
-from vdag.metrics import Histogram, Summary
-from vdag.progress import Progress
-from vdag.results import Outputs, Result
-from vdag.sources import Clip, ClipGenerator, SingleFrameGenerator, Source
-from vdag.stages import Stage, StageStats
+from vdag.results import Result
+from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import Task, TaskOptions, signatures
+from vdag.threads import ThreadRun
 
 __all__ = ["Pipeline", "PipelineStats"]
-
-logger = logging.getLogger(__name__)
 
 #: The documents' generators, by the name a graph gives.
 GENERATORS: Final = {
     "SingleFrameGenerator": SingleFrameGenerator,
     "ClipGenerator": ClipGenerator,
 }
-#: How long `close` waits for a thread that is inside a task or a read.
-CLOSE_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class PipelineStats:
-    """Where the frames of a pipeline are: read = delivered + sum of dropped + in_flight.
+class Run(Protocol):
+    """What does a pipeline's work."""
 
-    Attributes:
-        read: frames taken from the source.
-        delivered: frames whose result the caller has.
-        dropped: reason to number: `superseded`, `error`, `closed`.
-        in_flight: frames being worked on, or complete and not yet taken by the caller.
-        elapsed_s: from the start to the last result that the caller took.
-        delay: from a frame's capture to its result being complete.
-        tasks: task name to its own figures, in flow order.
-    """
+    source: Source | ClipGenerator
 
-    read: int
-    delivered: int
-    dropped: Mapping[str, int]
-    in_flight: int
-    elapsed_s: float
-    delay: Summary
-    tasks: Mapping[str, StageStats]
+    @property
+    def dropped(self) -> int:
+        """Frames given up so far."""
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the classes that the tasks report by number."""
+
+    def __iter__(self) -> Iterator[Result]: ...
+
+    def stats(self) -> PipelineStats:
+        """Return where the frames are and what the tasks did."""
+
+    def close(self) -> None:
+        """Stop."""
 
 
 class Pipeline:
@@ -70,9 +58,12 @@ class Pipeline:
             for result in results:
                 print(result["face_alignment"]["head_pose"])
 
-    Leaving the `with` block stops the threads and closes what the pipeline opened itself: a source
-    given by name, and the tasks it loaded. A result's frame belongs to the caller; the result of a
-    clip has its last frame.
+    Leaving the `with` block stops the threads and processes and closes what the pipeline opened
+    itself: a source given by name, and the tasks it loaded. A result's frame belongs to the caller;
+    the result of a clip has its last frame.
+
+    With `workers` the tasks run in processes of their own, and frames are decoded into memory that
+    these share; docs/processes.md says how. Such a run survives a task that crashes its process.
 
     Args:
         graph: a `Graph`, the documents' `dag`, or a list of task names.
@@ -82,10 +73,12 @@ class Pipeline:
         device: where models run: `auto`, `cpu`, `cuda`, or `cuda:<n>`.
         tasks: task name to a ready `Task`, used instead of loading one, and not closed.
         threads: threads that work on tasks; by default one per core this process may use.
+        workers: processes for each task, or task to number, 1 where it is left out; None for none.
         batch: most frames that a task takes at once, when so many are ready.
         policy: `block` processes every frame, `latest` drops a waiting frame for a newer one.
         max_in_flight: frames being worked on or not yet taken by the caller; by default enough
-            for every thread to have a batch while another waits for the caller.
+            for every thread or worker to have a batch while another waits for the caller.
+        frame_timeout_s: with `workers`, a frame that is not back by then is dropped as `timeout`.
         on_error: `raise` hands a task's exception to the caller as a `StageError` at that frame's
             turn; `drop` counts the frame as dropped with reason `error` and goes on.
 
@@ -94,6 +87,7 @@ class Pipeline:
         GraphError: the graph does not fit the known tasks.
         SourceError: the source cannot be opened.
         EngineError: a model cannot be loaded.
+        TransportError: with `workers`, their memory, sockets or processes cannot be had.
     """
 
     def __init__(
@@ -106,11 +100,15 @@ class Pipeline:
         device: str = "auto",
         tasks: Mapping[str, Task] = MappingProxyType({}),
         threads: int | None = None,
+        workers: int | Mapping[str, int] | None = None,
         batch: int = 1,
         policy: Policy = "block",
         max_in_flight: int | None = None,
+        frame_timeout_s: float = 60.0,
         on_error: Literal["raise", "drop"] = "raise",
     ) -> None:
+        if workers is not None and threads is not None:
+            raise ConfigError("threads and workers exclude each other")
         threads = len(os.sched_getaffinity(0)) if threads is None else threads
         _check_counts(threads=threads, batch=batch)
         if on_error not in ("raise", "drop"):
@@ -118,55 +116,61 @@ class Pipeline:
         known = signatures() | {name: task.signature for name, task in tasks.items()}
         parsed = graph if isinstance(graph, Graph) else Graph.from_dag(graph)
         self.graph = parsed.check(known)
-        for argument, named in (("models", models), ("cards", cards), ("tasks", tasks)):
+        counts = _spread(workers, self.graph)
+        given = {"models": models, "cards": cards, "tasks": tasks, "workers": counts}
+        for argument, named in given.items():
             if unknown := named.keys() - set(self.graph.tasks):
                 raise ConfigError(
                     f"{argument} names {min(unknown)!r}, which is no task of the graph"
                 )
-        self._on_error = on_error
-        self._changed = threading.Condition()
-        self._progress: dict[int, Progress] = {}
-        self._delay = Histogram()
-        self._source_ended = False
-        self._source_error: BaseException | None = None
-        self._fault: BaseException | None = None
-        self._start_ns = self._last_ns = 0
-        self._closing = False
-        self._threads: list[threading.Thread] = []
-        self._owns_source = not isinstance(source, (Source, ClipGenerator))
-        if not self._owns_source:
+        owns_source = not isinstance(source, (Source, ClipGenerator))
+        if not owns_source:
             _check_generator(self.graph, source)
-        self.source: Source | ClipGenerator = (
-            GENERATORS[self.graph.generator](source) if self._owns_source else source
-        )
-        self._stages: dict[str, Stage] = {}
-        try:
-            for name in self.graph.tasks:
-                card = Path(cards[name]) if name in cards else None
-                options = TaskOptions(models.get(name, 0), device, card=card)
-                self._stages[name] = (
-                    Stage(self.graph, name, [tasks[name]], owned=False)
-                    if name in tasks
-                    else Stage.load(self.graph, name, options, threads)
-                )
-            limits = {name: min(batch, stage.max_batch) for name, stage in self._stages.items()}
-            self._dispatcher = Dispatcher(
-                self.graph,
-                max_in_flight=max_in_flight or (threads + 1) * max(limits.values()),
-                policy=policy,
-                batch=limits,
-                instances={name: len(stage.instances) for name, stage in self._stages.items()},
+        options = {
+            name: TaskOptions(
+                models.get(name, 0), device, card=Path(cards[name]) if name in cards else None
             )
-        except BaseException:
-            self._close_owned()
-            raise
-        self._thread_count = threads
+            for name in self.graph.tasks
+        }
+        self._run: Run
+        if workers is None:
+            self._run = ThreadRun(
+                self.graph,
+                GENERATORS[self.graph.generator](source) if owns_source else source,
+                owns_source=owns_source,
+                options=options,
+                tasks=tasks,
+                threads=threads,
+                batch=batch,
+                policy=policy,
+                max_in_flight=max_in_flight,
+                on_error=on_error,
+            )
+            return
+        # Imported here: who runs threads needs no sockets.
+        from vdag.processes import ProcessRun
+
+        if tasks:
+            raise ConfigError(
+                f"task {min(tasks)} is an object of this process: with workers, register its class "
+                "in a module"
+            )
+        self._run = ProcessRun(
+            self.graph,
+            source,
+            owns_source=owns_source,
+            options=options,
+            workers=counts,
+            batch=batch,
+            policy=policy,
+            max_in_flight=max_in_flight,
+            frame_timeout_s=frame_timeout_s,
+            on_error=on_error,
+        )
 
     def __iter__(self) -> Iterator[Result]:
-        """Start the threads, and yield results until the source ends."""
-        self._start()
-        while (result := self._next()) is not None:
-            yield result
+        """Start reading, and yield results until the source ends."""
+        return iter(self._run)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -175,190 +179,42 @@ class Pipeline:
         self.close()
 
     @property
+    def source(self) -> Source | ClipGenerator:
+        """Where the frames come from."""
+        return self._run.source
+
+    @property
     def dropped(self) -> int:
         """Frames given up so far, whatever the reason; far cheaper than `stats`."""
-        with self._changed:
-            return sum(self._dispatcher.dropped.values())
+        return self._run.dropped
 
     @property
     def labels(self) -> dict[int, str]:
         """Names of the classes that the tasks report by number, for those who draw them."""
-        return {
-            number: name
-            for stage in self._stages.values()
-            for number, name in enumerate(getattr(stage.instances[0], "names", ()))
-        }
+        return self._run.labels
 
     def stats(self) -> PipelineStats:
         """Return where the frames are and what the tasks did, at this moment."""
-        with self._changed:
-            dispatcher = self._dispatcher
-            return PipelineStats(
-                read=dispatcher.admitted,
-                delivered=dispatcher.delivered,
-                dropped=MappingProxyType(dict(dispatcher.dropped)),
-                in_flight=dispatcher.in_flight,
-                elapsed_s=(self._last_ns - self._start_ns) / 1e9,
-                delay=self._delay.summary(),
-                tasks=MappingProxyType({n: stage.stats() for n, stage in self._stages.items()}),
-            )
+        return self._run.stats()
 
     def close(self) -> None:
-        """Stop the threads, count what is in flight as dropped, close what the pipeline opened.
+        """Stop, count what is in flight as dropped, close what the pipeline opened.
 
-        A thread that does not leave its task within `CLOSE_TIMEOUT_S` is left behind with a
-        warning, and its tasks are left open for it.
+        A thread that does not leave its task within 10 s is left behind with a warning, and its
+        tasks are left open for it; a worker process that does not end is killed.
         """
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        if self._owns_source:
-            self.source.close()  # wakes a read that waits for a camera
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        stuck = [thread.name for thread in self._threads if thread.is_alive()]
-        with self._changed:
-            for seq in self._dispatcher.drop_all("closed"):
-                self._progress.pop(seq).item.release()
-        if stuck:
-            logger.warning("%s still busy %.0f s after close", ", ".join(stuck), CLOSE_TIMEOUT_S)
-        else:
-            self._close_owned()
+        self._run.close()
 
-    def _start(self) -> None:
-        if self._threads or self._closing:
-            raise ConfigError("a pipeline is iterated once")
-        self._start_ns = self._last_ns = time.monotonic_ns()
-        self._threads = [threading.Thread(target=self._read, name="vdag-source", daemon=True)]
-        for index in range(self._thread_count):
-            name = f"vdag-task-{index}"
-            self._threads.append(threading.Thread(target=self._work, name=name, daemon=True))
-        for thread in self._threads:
-            thread.start()
 
-    def _close_owned(self) -> None:
-        for stage in self._stages.values():
-            stage.close()
-        if self._owns_source:
-            self.source.close()
-
-    def _read(self) -> None:
-        """Body of the source thread: hand frames to the dispatcher until the source ends."""
-        try:
-            for item in self.source:
-                if not self._admit(item):
-                    item.release()
-                    break
-        except BaseException as err:  # handed to the caller, who iterates in another thread
-            self._source_error = err
-        with self._changed:
-            self._source_ended = True
-            self._changed.notify_all()
-
-    def _admit(self, item: Frame | Clip) -> bool:
-        """Wait for room and take the frame or clip in; False when the pipeline closes."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._dispatcher.has_room())
-            if self._closing:
-                return False
-            self._progress[item.seq] = Progress(item, time.monotonic_ns())
-            superseded = self._dispatcher.admit(item.seq)
-            dropped = None if superseded is None else self._progress.pop(superseded)
-            self._changed.notify_all()
-        if dropped is not None:
-            dropped.item.release()
-        return True
-
-    def _work(self) -> None:
-        """Body of a task thread: take work, do it without the lock, record it."""
-        try:
-            while (taken := self._take()) is not None:
-                work, batch = taken
-                stage = self._stages[work.task]
-                start_ns = time.monotonic_ns()
-                found = stage.run(
-                    work.instance,
-                    work.seqs,
-                    [stage.gather(progress.generated(), progress.outputs) for progress in batch],
-                )
-                self._record(work, batch, found, start_ns)
-        except BaseException as err:  # a fault of ours: the caller must not wait for ever
-            with self._changed:
-                self._fault = err
-                self._changed.notify_all()
-
-    def _take(self) -> tuple[Work, list[Progress]] | None:
-        """Wait for work and the frames it is about; None when the pipeline closes."""
-        with self._changed:
-            while not self._closing:
-                if (work := self._dispatcher.take()) is not None:
-                    self._changed.notify_all()  # a waiting frame may have started: there is room
-                    return work, [self._progress[seq] for seq in work.seqs]
-                self._changed.wait()
-        return None
-
-    def _record(
-        self,
-        work: Work,
-        batch: Sequence[Progress],
-        found: Sequence[Outputs | StageError],
-        start_ns: int,
-    ) -> None:
-        end_ns = time.monotonic_ns()
-        errors = [outputs for outputs in found if isinstance(outputs, StageError)]
-        with self._changed:
-            for item, outputs in zip(batch, found, strict=True):
-                if isinstance(outputs, StageError):
-                    item.error = item.error or outputs
-                    item.outputs[work.task] = {}
-                else:
-                    item.outputs[work.task] = outputs
-                item.task_delay_s[work.task] = (end_ns - start_ns) / 1e9
-                item.delay_s = (end_ns - item.frame.capture_ns) / 1e9
-            waits_ns = [start_ns - item.admitted_ns for item in batch]
-            self._stages[work.task].observe(waits_ns, end_ns - start_ns, len(errors))
-            self._dispatcher.done(work)
-            for error in errors:
-                self._fail(error)
-            self._changed.notify_all()
-
-    def _fail(self, error: StageError) -> None:
-        """Drop the frame, or keep its error for its turn; called under the lock."""
-        if self._on_error == "drop":
-            logger.warning("%s", error)
-            if self._dispatcher.drop(error.seq, "error"):
-                self._progress.pop(error.seq).item.release()
-        else:
-            self._dispatcher.abandon(error.seq)
-
-    def _next(self) -> Result | None:
-        """Wait for the next frame's result; None at the end of the source."""
-        with self._changed:
-            while True:
-                if self._fault is not None:
-                    raise self._fault
-                if self._closing:
-                    return None
-                if (seq := self._dispatcher.next_complete()) is not None:
-                    break
-                if self._source_ended and not self._dispatcher.in_flight:
-                    if self._source_error is not None:
-                        raise self._source_error
-                    return None
-                self._changed.wait()
-            progress = self._progress.pop(seq)
-            self._last_ns = time.monotonic_ns()
-            if progress.error is None:
-                self._dispatcher.deliver(seq)
-                self._delay.observe(int(progress.delay_s * 1e9))
-            else:
-                self._dispatcher.drop(seq, "error")
-            self._changed.notify_all()
-        if progress.error is not None:
-            progress.item.release()
-            raise progress.error
-        return progress.result()
+def _spread(workers: int | Mapping[str, int] | None, graph: Graph) -> dict[str, int]:
+    """Return the number of processes per task; empty without any."""
+    if workers is None:
+        return {}
+    named = dict.fromkeys(graph.tasks, workers) if isinstance(workers, int) else dict(workers)
+    for task, count in named.items():
+        if count < 1:
+            raise ConfigError(f"workers of {task} is {count}, expected at least 1")
+    return dict.fromkeys(graph.tasks, 1) | named
 
 
 def _check_generator(graph: Graph, source: Source | ClipGenerator) -> None:

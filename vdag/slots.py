@@ -7,10 +7,11 @@ A frame gets its slot before it is decoded, if its source takes memory to decode
 
 from __future__ import annotations
 
+import math
 import time
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class SlotLoan:
 
 @dataclass(slots=True)
 class Parcel:
-    """A frame with its slot, ready to be sent once.
+    """A frame with its slot, to be sent once.
 
     Attributes:
         frame: what the result will carry.
@@ -73,6 +74,7 @@ class Parcel:
 
     frame: Frame
     loan: Loan
+    _reference: SlotRef | None = field(default=None, init=False)
 
     def commit(self, arena: Arena, readers: int) -> SlotRef:
         """Make the slot readable for `readers`; each is to be sent the reference returned.
@@ -80,18 +82,22 @@ class Parcel:
         A frame that was decoded into the slot keeps a lease of its own on it.
         """
         if not isinstance(self.frame, SharedFrame):
-            return self.loan.commit(readers=readers)
+            self._reference = self.loan.commit(readers=readers)
+            return self._reference
         shape = self.frame.pixels.shape
-        reference = self.loan.commit(readers=readers + 1)
-        view = arena.acquire(reference.slot, reference.generation)
+        self._reference = self.loan.commit(readers=readers + 1)
+        view = arena.acquire(self._reference.slot, self._reference.generation)
         self.frame.pixels = _array(view, shape)
         self.frame.lease = view
-        return reference
+        return self._reference
 
     def release(self) -> None:
-        """Give up the frame, and the slot if it was not committed."""
+        """Give up the frame, and whatever of its slot nobody else answers for yet."""
         self.loan.abandon()
         self.frame.release()
+        # Descriptors that were never taken in: without their leases they are stale, and harmless.
+        while self._reference is not None and self._reference.drop():
+            pass
 
 
 class Slots:
@@ -170,7 +176,7 @@ class Slots:
 
     def _loan(self, shape: tuple[int, ...]) -> Loan | None:
         """Wait for a slot, after taking back those of frames that the caller has."""
-        nbytes = int(np.prod(shape))
+        nbytes = math.prod(shape)
         deadline = time.monotonic() + self._wait_s
         wait_s = 0.0
         while (loan := self._try(nbytes, shape, wait_s)) is None:

@@ -64,6 +64,9 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     batch: Annotated[int, typer.Option(help="Most frames a task takes at once.")] = 1,
     threads: Annotated[int | None, typer.Option(help="By default one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes for each task, instead of threads.")
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(help="block or latest; by default latest for cameras, block for files."),
@@ -98,6 +101,7 @@ def run(
                 cards=_pairs("card", card),
                 device=device,
                 threads=threads,
+                workers=workers,
                 batch=batch,
                 policy=_parse_policy(policy, video),
             )

@@ -1,0 +1,467 @@
+"""Control groups of version 2, on a fake kernel that keeps the rules of the real one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vdag.control import cgroups
+from vdag.control.cgroups import Kernel
+from vdag.control.enforcement import Limit
+from vdag.control.limits import Limits
+from vdag.errors import ConfigError
+
+TOTAL = psutil.virtual_memory().total
+CORES = os.cpu_count() or 1
+FILES = {
+    "cpu": {"cpu.max": "max 100000", "cpu.weight": "100"},
+    "memory": {"memory.max": "max", "memory.swap.max": "max", "memory.stat": "anon 0\nshmem 0"},
+    "cpuset": {"cpuset.cpus": "", "cpuset.mems": ""},
+}
+NODE = "system.slice/node.service"
+
+
+class FakeKernel(Kernel):
+    """A hierarchy in a folder, and a procfs beside it.
+
+    Rules, of Documentation/admin-guide/cgroup-v2.rst: a controller is handed down from the group
+    around; a group that hands down takes no processes, and one with processes hands nothing down,
+    except the root; a controller that is handed on cannot be withdrawn.
+    """
+
+    def __init__(self, folder: Path, controllers: str = "cpu io memory cpuset pids") -> None:
+        self.proc, self.top = folder / "proc", folder / "cgroup"
+        (self.proc / "self").mkdir(parents=True)
+        mountinfo = f"30 24 0:27 / {self.top} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+        (self.proc / "self/mountinfo").write_text(mountinfo)
+        self.top.mkdir()
+        self._fill(self.top, controllers)
+        self.writes: list[tuple[str, str]] = []
+        self.read_only = False
+
+    def delegate(self, *groups: str) -> None:
+        """Make groups, each with all controllers, as an init system does."""
+        path = self.top
+        for name in groups:
+            words = (path / "cgroup.controllers").read_text().split()
+            self.write(path / "cgroup.subtree_control", " ".join(f"+{word}" for word in words))
+            path = path / name
+            self.make(path)
+
+    def enter(self, pid: int, group: str) -> None:
+        self.write(self.top / group / "cgroup.procs", str(pid))
+
+    def make(self, group: Path) -> None:
+        if self.read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(group))
+        if not group.is_dir():
+            group.mkdir()
+            self._fill(group, (group.parent / "cgroup.subtree_control").read_text())
+
+    def _fill(self, group: Path, controllers: str) -> None:
+        (group / "cgroup.controllers").write_text(controllers)
+        (group / "cgroup.subtree_control").write_text("")
+        (group / "cgroup.procs").write_text("")
+        for controller in controllers.split() if group != self.top else ():
+            for name, text in FILES.get(controller, {}).items():
+                (group / name).write_text(text)
+
+    def remove(self, group: Path) -> None:
+        if not group.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(group))
+        if cgroups.members(group) or any(path.is_dir() for path in group.iterdir()):
+            raise self._busy(group)
+        shutil.rmtree(group)
+
+    def write(self, path: Path, text: str) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        self.writes.append((str(path.relative_to(self.top)), text))
+        if path.name == "cgroup.procs":
+            self._move(int(text), path.parent)
+        elif path.name == "cgroup.subtree_control":
+            for word in text.split():
+                (self._hand_down if word[0] == "+" else self._withdraw)(path.parent, word[1:])
+        else:
+            self._check_value(path.name, text)
+            path.write_text(text.strip())
+
+    def _check_value(self, name: str, text: str) -> None:
+        if name == "cpu.max":
+            match = re.fullmatch(r"(max|\d+) (\d+)", text)
+            assert match is not None
+            assert match[1] == "max" or int(match[1]) >= 1000
+        elif name.startswith("memory."):
+            assert text == "max" or int(text) % os.sysconf("SC_PAGE_SIZE") == 0
+
+    def _move(self, pid: int, group: Path) -> None:
+        if cgroups.start_ticks(pid) is None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(group))
+        if group != self.top and (group / "cgroup.subtree_control").read_text():
+            raise self._busy(group)
+        for procs in self.top.rglob("cgroup.procs"):
+            pids = [word for word in procs.read_text().split() if word != str(pid)]
+            procs.write_text("\n".join([*pids, str(pid)] if procs.parent == group else pids))
+        for name in {str(pid), "self"} if pid == os.getpid() else {str(pid)}:
+            (self.proc / name).mkdir(exist_ok=True)
+            inside = group.relative_to(self.top).as_posix().removeprefix(".")
+            (self.proc / name / "cgroup").write_text(f"0::/{inside}\n")
+
+    def _hand_down(self, group: Path, controller: str) -> None:
+        if controller not in (group / "cgroup.controllers").read_text().split():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(group))
+        if group != self.top and cgroups.members(group):
+            raise self._busy(group)
+        self._edit(group, controller, True)
+
+    def _withdraw(self, group: Path, controller: str) -> None:
+        for child in filter(Path.is_dir, group.iterdir()):
+            if controller in (child / "cgroup.subtree_control").read_text().split():
+                raise self._busy(group)
+        self._edit(group, controller, False)
+
+    def _edit(self, group: Path, controller: str, on: bool) -> None:
+        for path in (group / "cgroup.subtree_control", *group.glob("*/cgroup.controllers")):
+            words = [word for word in path.read_text().split() if word != controller]
+            path.write_text(" ".join([*words, controller] if on else words))
+        for child in filter(Path.is_dir, group.iterdir()):
+            for name, text in FILES.get(controller, {}).items():
+                if on and not (child / name).exists():
+                    (child / name).write_text(text)
+                elif not on:
+                    (child / name).unlink()
+
+    def _busy(self, group: Path) -> OSError:
+        return OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(group))
+
+    def tree(self) -> dict[str, list[int]]:
+        """Every group with the processes in it."""
+        folders = [self.top, *(path for path in self.top.rglob("*") if path.is_dir())]
+        return {str(path.relative_to(self.top)): cgroups.members(path) for path in folders}
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> FakeKernel:
+    """The node is in a service with everything delegated, and so are its workers."""
+    kernel = FakeKernel(tmp_path)
+    kernel.delegate("system.slice", "node.service")
+    kernel.enter(os.getpid(), NODE)
+    return kernel
+
+
+def start_worker(kernel: FakeKernel, group: str = NODE) -> subprocess.Popen[bytes]:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    kernel.enter(child.pid, group)
+    return child
+
+
+@pytest.fixture
+def worker(kernel: FakeKernel) -> Iterator[subprocess.Popen[bytes]]:
+    child = start_worker(kernel)
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def root_of(kernel: FakeKernel, group: str = NODE) -> Path:
+    (root,) = (kernel.top / group).glob("vdag-*")
+    return root
+
+
+def open_limits(kernel: FakeKernel) -> Limits:
+    return Limits(proc=kernel.proc, kernel=kernel)
+
+
+def test_limits_are_written_where_the_kernel_reads_them(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes]
+):
+    with open_limits(kernel) as limits:
+        assert limits.mode == "cgroup2"
+        limits.limit_task("car_detection", [worker.pid], Limit(0.5, 0.25, (0,)))
+        limits.limit_process(worker.pid, Limit(0.25, 0.5))
+        root = root_of(kernel)
+        assert (root / "cpu.weight").read_text() == str(100 * CORES)
+        task, leaf = root / "task.car_detection", root / f"task.car_detection/pid.{worker.pid}"
+        assert (task / "cpu.max").read_text() == f"{50_000 * CORES} 100000"
+        assert (leaf / "cpu.max").read_text() == f"{25_000 * CORES} 100000"
+        assert int((task / "memory.max").read_text()) == pytest.approx(TOTAL * 0.25, abs=4096)
+        assert int((leaf / "memory.max").read_text()) == pytest.approx(TOTAL * 0.5, abs=4096)
+        assert (leaf / "memory.swap.max").read_text() == "0"
+        assert (leaf / "cpuset.cpus").read_text() == "0"
+        assert cgroups.members(leaf) == [worker.pid]
+        assert cgroups.members(root / "node") == [os.getpid()]
+        applied = limits.applied(worker.pid)
+        assert (applied.cpu_util_limit, applied.mem_util_limit) == (0.25, 0.25)
+        assert applied.mode == "cgroup2"
+        limits.limit_process(worker.pid, Limit(1.0, 1.0))
+        assert (leaf / "cpu.max").read_text() == "max 100000"
+        assert (leaf / "memory.max").read_text() == "max"
+        assert (leaf / "memory.swap.max").read_text() == "max"
+        assert limits.applied(worker.pid).cpu_util_limit == 0.5
+
+
+def test_nothing_changes_before_the_first_limit_and_nothing_has_changed_after_the_last(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes]
+):
+    before = kernel.tree()
+    count = len(kernel.writes)
+    with open_limits(kernel) as limits:
+        limits.applied(worker.pid)
+        limits.release(worker.pid)
+        assert len(kernel.writes) == count
+        limits.limit_process(worker.pid, Limit(0.5))
+        assert kernel.tree() != before
+    assert kernel.tree() == before
+    assert (kernel.top / NODE / "cgroup.subtree_control").read_text() == ""
+
+
+def test_a_limit_that_is_repeated_is_not_written_again(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes]
+):
+    with open_limits(kernel) as limits:
+        limits.limit_task("car_detection", [worker.pid], Limit(0.5))
+        limits.limit_process(worker.pid, Limit(0.25))
+        count = len(kernel.writes)
+        limits.limit_task("car_detection", [worker.pid], Limit(0.5))
+        limits.limit_process(worker.pid, Limit(0.25))
+        assert len(kernel.writes) == count
+        # What is set anew beside it does not start its period anew either.
+        limits.limit_process(worker.pid, Limit(mem_util_limit=0.5))
+        assert not [path for path, _ in kernel.writes[count:] if path.endswith("cpu.max")]
+
+
+def test_a_released_process_goes_to_the_node_since_their_group_takes_none(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes]
+):
+    with open_limits(kernel) as limits:
+        limits.limit_process(worker.pid, Limit(0.5))
+        limits.release(worker.pid)
+        root = root_of(kernel)
+        assert sorted(cgroups.members(root / "node")) == sorted([os.getpid(), worker.pid])
+        assert [path.name for path in root.iterdir() if path.is_dir()] == ["node"]
+        assert limits.applied(worker.pid).mode == "none"
+
+
+def test_the_root_group_hands_down_while_processes_are_in_it(tmp_path: Path):
+    kernel = FakeKernel(tmp_path)
+    kernel.enter(os.getpid(), "")
+    child = start_worker(kernel, "")
+    try:
+        with open_limits(kernel) as limits:
+            limits.limit_process(child.pid, Limit(0.5))
+            assert cgroups.members(kernel.top) == [os.getpid()]
+            limits.release(child.pid)
+            assert cgroups.members(kernel.top) == [os.getpid(), child.pid]
+        assert (kernel.top / "cgroup.subtree_control").read_text() == ""
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_controllers_that_were_handed_down_before_stay_so(
+    kernel: FakeKernel, tmp_path: Path, worker: subprocess.Popen[bytes]
+):
+    kernel.enter(os.getpid(), "")
+    kernel.enter(worker.pid, "")
+    before = (kernel.top / "cgroup.subtree_control").read_text()
+    with open_limits(kernel) as limits:
+        limits.limit_process(worker.pid, Limit(0.5))
+    assert (kernel.top / "cgroup.subtree_control").read_text() == before
+
+
+def test_processes_of_others_are_not_moved(kernel: FakeKernel, worker: subprocess.Popen[bytes]):
+    kernel.enter(os.getppid(), NODE)
+    before = kernel.tree()
+    message = (
+        f"limits are not available: control group {kernel.top / NODE} holds 1 processes of "
+        "others: start the node in a group of its own, under systemd with Delegate=yes"
+    )
+    with open_limits(kernel) as limits:
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+            limits.limit_process(worker.pid, Limit(0.5))
+        assert kernel.tree() == before
+        assert limits.refusal is not None
+
+
+def test_a_group_without_the_controllers_says_how_to_get_them(
+    tmp_path: Path, worker: subprocess.Popen[bytes]
+):
+    kernel = FakeKernel(tmp_path / "poor", controllers="cpu pids")
+    kernel.enter(os.getpid(), "")
+    with open_limits(kernel) as limits:
+        assert limits.refusal == (
+            f"control group {kernel.top} lacks memory: they must be delegated to the node, "
+            "under systemd with Delegate=yes"
+        )
+        with pytest.raises(ConfigError, match=r"^limits are not available: control group"):
+            limits.limit_process(worker.pid, Limit(0.5))
+
+
+def test_without_the_right_to_make_groups_limits_are_refused(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes]
+):
+    kernel.read_only = True
+    before = kernel.tree()
+    with open_limits(kernel) as limits:
+        with pytest.raises(
+            ConfigError, match=r"^limits are not available: \[Errno 30\] Read-only file system"
+        ):
+            limits.place(worker.pid, "car_detection")
+        assert kernel.tree() == before
+        kernel.read_only = False  # and once the right is there, they are not
+        limits.place(worker.pid, "car_detection")
+        assert limits.refusal is None
+
+
+def test_cores_need_a_controller_that_may_be_missing(
+    tmp_path: Path, worker: subprocess.Popen[bytes]
+):
+    kernel = FakeKernel(tmp_path / "user", controllers="cpu memory pids")
+    kernel.enter(os.getpid(), "")
+    kernel.enter(worker.pid, "")
+    with open_limits(kernel) as limits:
+        limits.limit_process(worker.pid, Limit(0.5, 0.5))
+        with pytest.raises(
+            ConfigError, match=r"^cpu_set_cpus and cpu_set_mems need the cpuset controller$"
+        ):
+            limits.limit_task("car_detection", [worker.pid], Limit(0.25, cpu_set_cpus=(0,)))
+        # What was done of it before is undone.
+        root = root_of(kernel, "")
+        assert (root / "task.car_detection/cpu.max").read_text() == "max 100000"
+        assert cgroups.members(root / f"pid.{worker.pid}") == [worker.pid]
+        assert limits.applied(worker.pid).cpu_util_limit == 0.5
+
+
+def test_memory_that_is_in_use_is_not_taken_away(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes]
+):
+    with open_limits(kernel) as limits:
+        limits.place(worker.pid, "car_detection")
+        leaf = root_of(kernel) / f"task.car_detection/pid.{worker.pid}"
+        (leaf / "memory.stat").write_text(f"anon {TOTAL // 4}\nfile 0\nshmem {TOTAL // 4}\n")
+        with pytest.raises(
+            ConfigError, match=r"^mem_util_limit of \d+ bytes is below the \d+ in use$"
+        ):
+            limits.limit_process(worker.pid, Limit(0.5, 0.4))
+        assert (leaf / "memory.max").read_text() == "max"
+        assert (leaf / "cpu.max").read_text() == "max 100000"
+        limits.limit_process(worker.pid, Limit(0.5, 0.6))
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_what_a_killed_node_left_is_removed_and_its_survivors_are_freed(
+    kernel: FakeKernel, worker: subprocess.Popen[bytes], survives: bool
+):
+    home = kernel.top / NODE
+    with open_limits(kernel) as limits:
+        limits.limit_task("car_detection", [worker.pid], Limit(0.5))
+        root = root_of(kernel)
+        # What a killed node leaves: its groups, without itself.
+        gone = root.with_name("vdag-4194305-1-0")
+        kernel.enter(os.getpid(), "")
+        (root / "node/cgroup.procs").write_text("")
+        root.rename(gone)
+        if survives:
+            leaf = f"{NODE}/{gone.name}/task.car_detection/pid.{worker.pid}"
+            kernel.enter(worker.pid, leaf)
+            # The next node is started by a survivor: it is in the leftovers itself.
+            kernel.enter(os.getpid(), f"{NODE}/{gone.name}/node")
+        else:
+            kernel.enter(worker.pid, "")
+            (home / "cgroup.subtree_control").write_text("")
+            kernel.enter(os.getpid(), NODE)
+    with open_limits(kernel) as limits:
+        assert not list(home.glob("vdag-*"))
+        if survives:
+            assert sorted(cgroups.members(home)) == sorted([os.getpid(), worker.pid])
+            limits.limit_process(worker.pid, Limit(0.5))
+            assert root_of(kernel).parent == home
+    assert not list(home.glob("vdag-*"))
+
+
+def test_groups_of_living_nodes_are_left_alone(kernel: FakeKernel):
+    pid, ticks = os.getppid(), cgroups.start_ticks(os.getppid())
+    living = kernel.top / NODE / f"vdag-{pid}-{ticks}-0"
+    others = [living, kernel.top / NODE / "vdag-x", kernel.top / NODE / "vdagger-4194305-1-0"]
+    for group in others:
+        kernel.make(group)
+    with open_limits(kernel):
+        assert all(group.is_dir() for group in others)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["place", "limit_process", "limit_task", "release", "close", "end"]),
+        st.integers(0, 2),
+        st.sampled_from(["a", "b"]),
+        st.builds(
+            Limit,
+            st.none() | st.sampled_from([0.1, 0.5, 1.0]),
+            st.none() | st.sampled_from([0.5, 1.0]),
+            st.none() | st.just((0,)),
+        ),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.slow
+@given(steps=STEPS)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_whatever_is_asked_in_whatever_order_leaves_the_machine_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int, str, Limit]]
+):
+    kernel = FakeKernel(tmp_path_factory.mktemp("machine"))
+    kernel.delegate("system.slice", "node.service")
+    kernel.enter(os.getpid(), NODE)
+    workers = [start_worker(kernel) for _ in range(3)]
+    asked: dict[int, Limit] = {}
+    try:
+        with open_limits(kernel) as limits:
+            for verb, index, task, limit in steps:
+                pid = workers[index].pid
+                if verb == "end":
+                    workers[index].send_signal(signal.SIGKILL)
+                    workers[index].wait()
+                    for procs in kernel.top.rglob("cgroup.procs"):
+                        kept = [word for word in procs.read_text().split() if word != str(pid)]
+                        procs.write_text("\n".join(kept))
+                    asked.pop(pid, None)
+                elif workers[index].returncode is not None:
+                    continue
+                elif verb == "place":
+                    limits.place(pid, task)
+                elif verb == "limit_process":
+                    limits.limit_process(pid, limit)
+                    asked[pid] = asked.get(pid, Limit()).merged(limit)
+                elif verb == "limit_task":
+                    limits.limit_task(task, [pid], limit)
+                elif verb == "release":
+                    limits.release(pid)
+                    asked.pop(pid, None)
+                else:
+                    limits.close()
+                    asked.clear()
+                for other, expected in asked.items():
+                    applied = limits.applied(other)
+                    assert applied.cpu_util_limit is not None
+                    assert applied.cpu_util_limit <= (expected.cpu_util_limit or 1.0)
+        alive = [child.pid for child in workers if child.returncode is None]
+        assert sorted(cgroups.members(kernel.top / NODE)) == sorted([os.getpid(), *alive])
+        assert not [path for path in (kernel.top / NODE).iterdir() if path.is_dir()]
+    finally:
+        for child in workers:
+            child.kill()
+            child.communicate()

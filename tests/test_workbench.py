@@ -1,0 +1,221 @@
+"""The workbench: where a task's inputs come from, and what becomes of its outputs."""
+
+from __future__ import annotations
+
+import gc
+import json
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from vdag._native import header as native_header
+from vdag._native.ring import Arena
+from vdag.graph import Graph, Signature
+from vdag.transport import codec, messages
+from vdag.transport import context as wire_context
+from vdag.workbench import Workbench
+
+SHAPE = (4, 5, 3)
+
+
+class Recorder:
+    """A task that remembers what it was given, and gives back what it is told to."""
+
+    max_batch = 8
+
+    def __init__(self, inputs: set[str], optional: set[str] = frozenset()) -> None:
+        self.signature = Signature(frozenset(inputs), frozenset({"out"}), frozenset(optional))
+        self.batches: list[list[dict]] = []
+        self.output = lambda inputs: {"out": 1}
+        self.is_closed = False
+
+    def process(self, batch):
+        self.batches.append([dict(inputs) for inputs in batch])
+        return [self.output(inputs) for inputs in batch]
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    with Arena.create("bench", [(4096, 8)]) as arena:
+        yield arena
+        gc.collect()
+        assert arena.stats().leases == 0
+
+
+def bench(arena: Arena, task: Recorder, name: str = "second") -> Workbench:
+    return Workbench(name, task, arena)
+
+
+def part(arena: Arena, seq: int = 3, context: dict | None = None, put=SHAPE, **fields) -> bytes:
+    """The descriptor of a frame that is through with `first` and at `second`."""
+    pixels = np.arange(np.prod(put), dtype=np.uint8).reshape(put)
+    ref = arena.put(pixels)
+    assert ref is not None
+    values = {
+        "kind": native_header.KIND_SLOT,
+        "dtype": 1,
+        "shape": put,
+        "payload_nbytes": pixels.nbytes,
+        "slot": ref.slot,
+        "generation": ref.generation,
+        "arena": ref.arena_id,
+        "seq": seq,
+        "hop": 1,
+        **fields,
+    }
+    route = tuple(codec.Hop(task, "ipc:///x") for task in ("first", "second", "home"))
+    header = native_header.Header(**values)
+    return codec.encode(codec.Descriptor(header, "job", "camera", route, context or {}))[0]
+
+
+def outputs(answer: messages.Found | messages.Failure) -> dict:
+    assert isinstance(answer, messages.Found), answer
+    return wire_context.unpack(memoryview(answer.context))
+
+
+def test_pixels_are_read_only_and_those_that_were_put(arena):
+    task = Recorder({"image", "seq"})
+    task.output = lambda inputs: {"out": [bool(inputs["image"].flags.writeable), inputs["image"]]}
+    answers = bench(arena, task).work([part(arena, seq=9)])
+    writeable, image = outputs(answers.frames[0])["second"]["out"]
+    assert writeable is False
+    np.testing.assert_array_equal(image, np.arange(60, dtype=np.uint8).reshape(SHAPE))
+    assert task.batches[0][0]["seq"] == 9
+    task.batches.clear()
+
+
+def test_four_axes_are_a_clip(arena):
+    task = Recorder({"clip"})
+    bench(arena, task).work([part(arena, put=(2, 4, 5, 3))])
+    assert [frame.shape for frame in task.batches[0][0]["clip"]] == [(4, 5, 3)] * 2
+    task.batches.clear()
+
+
+def test_inputs_follow_the_graph_of_their_job(arena):
+    task = Recorder({"boxes"})
+    graph = Graph.from_dag(
+        {"flow": ["first", "second"], "input": {"second": {"boxes": "first.bbox"}}}
+    )
+    bench_ = bench(arena, task)
+    bench_.learn({"job": json.dumps(graph.to_dag()).encode()})
+    answers = bench_.work([part(arena, context={"first": {"bbox": [1, 2]}, "x": {"boxes": 0}})])
+    assert task.batches == [[{"boxes": [1, 2]}]]
+    found = outputs(answers.frames[0])
+    assert found["first"] == {"bbox": [1, 2]}
+    assert found["second"] == {"out": 1}
+    assert found[messages.TIMES] == {"second": [answers.start_ns, answers.end_ns]}
+
+
+def test_without_a_graph_inputs_are_matched_by_name_the_latest_task_first(arena):
+    task = Recorder({"seq", "bbox"}, optional={"prob", "labels"})
+    context = {
+        "first": {"bbox": 1, "seq": 5},
+        "elsewhere": {"labels": "not on the route before this task"},
+        messages.TIMES: {"first": [1, 2]},
+    }
+    answers = bench(arena, task).work([part(arena, context=context)])
+    assert task.batches == [[{"bbox": 1, "seq": 5}]]
+    assert outputs(answers.frames[0])[messages.TIMES].keys() == {"first", "second"}
+
+
+def test_a_job_that_has_ended_is_forgotten(arena):
+    task = Recorder({"image"})
+    bench_ = bench(arena, task)
+    bench_.learn({"job": b"no graph"})
+    assert isinstance(bench_.work([part(arena)]).frames[0], messages.Failure)
+    bench_.learn({}, ended=["job", "unheard of"])
+    assert isinstance(bench_.work([part(arena)]).frames[0], messages.Found)
+    task.batches.clear()
+
+
+@pytest.mark.parametrize(
+    ("graph", "error"),
+    [
+        (b"\xff", "GraphError: graph of job job: 'utf-8' codec can't decode byte 0xff"),
+        (b'{"flow": []}', "GraphError: graph of job job: flow names no task"),
+        (b"[" * 100_000, "GraphError: graph of job job: maximum recursion depth exceeded"),
+        (
+            b'{"flow": ["first", "second"], "input": {"second": {"b": "first.bbox"}}}',
+            "GraphError: input b of second: the frame has no first.bbox",
+        ),
+        (None, "GraphError: input bbox of second: nothing before it gives one"),
+    ],
+)
+def test_frames_whose_inputs_are_missing_fail_alone_and_say_why(arena, graph, error):
+    task = Recorder({"bbox"})
+    bench_ = bench(arena, task)
+    if graph:
+        bench_.learn({"job": graph})
+    failure, found = bench_.work(
+        [part(arena), *_of_another_job(arena, {"first": {"bbox": 0}})]
+    ).frames
+    assert failure.error.startswith(error)
+    assert outputs(found)["second"] == {"out": 1}
+    assert len(task.batches[0]) == 1
+
+
+def _of_another_job(arena, context) -> list[bytes]:
+    descriptor = codec.decode([part(arena, context=context)])
+    other = codec.Descriptor(descriptor.header, "other", "c", descriptor.route, descriptor.context)
+    return list(codec.encode(other))
+
+
+def test_a_lease_that_is_used_up_and_bytes_that_are_no_descriptor_fail_alone(arena):
+    task = Recorder({"image"})
+    bench_ = bench(arena, task)
+    first = part(arena)
+    assert isinstance(bench_.work([first]).frames[0], messages.Found)
+    task.batches.clear()
+    used, broken, fine = bench_.work([first, b"VDAG", part(arena)]).frames
+    assert re.fullmatch(r"StaleFrame: generation \d+ of slot \d+ is over", used.error)
+    assert broken.error.startswith("FrameFormatError: ")
+    assert isinstance(fine, messages.Found)
+    task.batches.clear()
+
+
+def test_a_slot_shorter_than_the_descriptor_says_fails(arena):
+    lying = part(arena, payload_nbytes=150, shape=(5, 5, 3), dtype=3)  # uint16
+    (failure,) = bench(arena, Recorder({"image"})).work([lying]).frames
+    assert re.fullmatch(r"FrameFormatError: slot \d+ holds 60 bytes, not 150", failure.error)
+
+
+def test_an_error_of_the_task_does_not_keep_the_pixels(arena):
+    task = Recorder({"image"})
+    task.output = lambda inputs: 1 // 0
+    gc.disable()
+    try:
+        (failure,) = bench(arena, task).work([part(arena)]).frames
+        task.batches.clear()
+        assert arena.stats().leases == 0
+    finally:
+        gc.enable()
+    assert failure.error == "ZeroDivisionError: integer division or modulo by zero"
+    assert "in process" in failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (object(), "FrameFormatError: second.out is a object, which cannot travel"),
+        (
+            np.zeros(native_header.MAX_CONTEXT_NBYTES - 8, np.uint8),
+            "FrameFormatError: context_nbytes",
+        ),
+    ],
+)
+def test_outputs_that_cannot_travel_fail_the_frame(arena, value, error):
+    task = Recorder({"seq"})
+    task.output = lambda inputs: {"out": value}
+    (failure,) = bench(arena, task).work([part(arena)]).frames
+    assert failure.error.startswith(error)
+
+
+def test_closing_closes_the_task(arena):
+    task = Recorder({"seq"})
+    bench(arena, task).close()
+    assert task.is_closed

@@ -1,0 +1,217 @@
+"""`ProcessRun`: a graph run over a source by worker processes of its own.
+
+It sets up a small node inside this process, an exchange in a private folder with workers for every
+task, and runs one job over it. docs/processes.md tells how the parts work together.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vdag.engines import zoo
+from vdag.errors import ConfigError
+from vdag.figures import PipelineStats
+from vdag.frame import Frame, Lease, UInt8Image
+from vdag.graph import Graph
+from vdag.homecoming import Policy
+from vdag.job import Job
+from vdag.results import Result
+from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
+from vdag.tasks import TaskOptions, find
+from vdag.transport.exchange import Exchange
+from vdag.workers import WorkerPool
+
+__all__ = ["ProcessRun"]
+
+#: How long all workers of a task together may take to load it; compiling an engine takes minutes.
+READY_TIMEOUT_S = 600.0
+#: Slots beyond those of the frames in flight: for the frame that waits, the one that is being
+#: decoded, and the one that the caller looks at.
+SPARE_SLOTS = 3
+
+
+class ProcessRun:
+    """A pipeline's work in worker processes; see `Pipeline`, which checks the arguments.
+
+    Args:
+        graph: a checked graph.
+        source: a `Source`, or what `SingleFrameGenerator` takes.
+        owns_source: whether it is the latter; then it is opened here, so that it decodes into
+            shared memory, and closed.
+        options: task name to how it is loaded.
+        workers: task name to the number of its processes.
+        batch: most frames that a task takes at once.
+        policy: `block` or `latest`.
+        max_in_flight: None for enough that every worker has a batch, and one that waits for it.
+        frame_timeout_s: how long a frame may take.
+        on_error: `raise` or `drop`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        source: Any,
+        *,
+        owns_source: bool,
+        options: Mapping[str, TaskOptions],
+        workers: Mapping[str, int],
+        batch: int,
+        policy: Policy,
+        max_in_flight: int | None,
+        frame_timeout_s: float,
+        on_error: Literal["raise", "drop"],
+    ) -> None:
+        if graph.generator != "SingleFrameGenerator":
+            raise ConfigError(f"workers take single frames, not those of a {graph.generator}")
+        modules = _modules(graph)
+        self._options = dict(options)
+        self._job: Job | None = None
+        self._is_started = False
+        limit = max_in_flight or sum(workers.values()) * (batch + 1) + batch
+        with ExitStack() as stack:
+            opened: Any = source
+            if owns_source:
+                opened = SingleFrameGenerator(source, allocate=self._allocate)
+                stack.callback(opened.close)
+            self.source: Source | ClipGenerator = opened
+            nbytes, frames = _measure(opened, stack, trusted=owns_source)
+            self._exchange = self._open_exchange(stack, [(nbytes, limit + SPARE_SLOTS)])
+            pool = stack.enter_context(WorkerPool(self._exchange, modules=modules))
+            for task in graph.tasks:
+                # Under `latest` the job drops what waits. What has left is not dropped half-way.
+                self._exchange.open_task(
+                    task, policy="block" if policy == "block" else "fifo", limit=limit
+                )
+                pool.add(task, options[task], count=workers[task], max_batch=batch)
+            for task in graph.tasks:
+                pool.wait_ready(task, READY_TIMEOUT_S)
+            self._job = stack.enter_context(
+                Job(
+                    graph,
+                    frames,
+                    self._exchange.address,
+                    self._exchange.arena,
+                    policy=policy,
+                    max_in_flight=limit,
+                    frame_timeout_s=frame_timeout_s,
+                    on_error=on_error,
+                    close_source=opened.close if owns_source else None,
+                )
+            )
+            self._stack = stack.pop_all()
+
+    @property
+    def dropped(self) -> int:
+        """Frames given up so far, whatever the reason."""
+        assert self._job is not None, "the constructor makes it"
+        return self._job.dropped
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Names of the classes that the tasks report by number."""
+        return {
+            number: name
+            for task, options in self._options.items()
+            for number, name in enumerate(_class_names(task, options))
+        }
+
+    def __iter__(self) -> Iterator[Result]:
+        """Start reading, and yield results until the source ends."""
+        assert self._job is not None, "the constructor makes it"
+        if self._is_started or self._job.is_closing:
+            raise ConfigError("a pipeline is iterated once")
+        self._is_started = True
+        yield from self._job
+        if not self._job.is_closing:
+            self._exchange.stats()  # raises if the exchange has failed, and its frames timed out
+
+    def stats(self) -> PipelineStats:
+        """Return where the frames are and what the tasks did."""
+        assert self._job is not None, "the constructor makes it"
+        return self._job.stats().frames
+
+    def close(self) -> None:
+        """Stop the job, then the workers, then the exchange."""
+        self._stack.close()
+
+    def _allocate(self, width: int, height: int) -> tuple[UInt8Image, Lease | None]:
+        """Return a slot to decode into; before there are any, memory of the frame's own."""
+        if self._job is not None:
+            return self._job.allocate(width, height)
+        return np.empty((height, width, 3), np.uint8), None
+
+    def _open_exchange(self, stack: ExitStack, classes: list[tuple[int, int]]) -> Exchange:
+        """Open an exchange in a private folder that goes with it."""
+        # Paths of sockets are short: the folder of the session is, TMPDIR may not be.
+        root = os.environ.get("XDG_RUNTIME_DIR")
+        folder = tempfile.mkdtemp(
+            prefix="vdag-", dir=root if root and os.access(root, os.W_OK) else None
+        )
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        return stack.enter_context(Exchange(Path(folder), node="pipeline", classes=classes))
+
+
+def _measure(source: Source, stack: ExitStack, *, trusted: bool) -> tuple[int, Iterable[Frame]]:
+    """Return the bytes of a source's frames, and the frames, none of them lost.
+
+    Args:
+        source: to look at. Only its first frame tells their size for sure, as they may be resized.
+        stack: gives that frame up if an exception leaves it.
+        trusted: its own word will do; it was opened here, without resizing.
+    """
+    if trusted and source.width and source.height:
+        return source.width * source.height * 3, source
+    frames = iter(source)
+    first = next(frames, None)
+    if first is None:
+        return 1, frames
+    stack.push(lambda kind, *_: None if kind is None else first.release())
+    return first.nbytes, itertools.chain([first], frames)
+
+
+def _modules(graph: Graph) -> list[str]:
+    """Return the files that define the user's tasks of a graph, for workers to run.
+
+    Raises:
+        ConfigError: a task is defined where no other process can get at it.
+    """
+    files = []
+    for task in graph.tasks:
+        cls = find(task)
+        name = getattr(getattr(cls, "function", cls), "__module__", "")
+        if name.partition(".")[0] == __package__:
+            continue
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is None or name == "__main__":
+            raise ConfigError(
+                f"task {task} is defined in {name}, which worker processes cannot run: "
+                "put it into a module of its own"
+            )
+        files.append(file)
+    return list(dict.fromkeys(files))
+
+
+def _class_names(task: str, options: TaskOptions) -> tuple[str, ...]:
+    """Return the names of a task's classes without loading its model; none if it has no classes."""
+    cls = find(task)
+    if hasattr(cls, "names"):
+        return tuple(cls.names)
+    if "result" not in cls.signature.outputs:
+        return ()
+    if options.card is not None:
+        return zoo.load_card(options.card).decode.classes
+    try:
+        choice = zoo.models_for(task).get(options.model_id)
+    except ConfigError:  # a task of the user's, which has no model in the zoo
+        return ()
+    return choice.card.decode.classes if choice is not None else ()

@@ -1,0 +1,241 @@
+"""`python -m vdag.worker`: a process that works on one task for an exchange.
+
+It loads its task, says `Hello`, announces credit, and answers each `Batch` with a `Done`, until it
+is told to stop. While it works on frames it has credit for as many more, so that its next batch is
+there when this one is through; what has come meanwhile is worked on together, up to the task's
+`max_batch`. It holds no state of any job that it could not lose.
+
+`child` has the protocol with its parent, with whom it dies, and the exit statuses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib.util
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import zmq
+
+from vdag import tasks
+from vdag._native import ring
+from vdag.child import FAULT, LOST, NO_SETTINGS, NO_TASK, STOPPED, Refusal, WorkerSettings
+from vdag.errors import ConfigError, FrameFormatError, TransportError, VdagError
+from vdag.tasks import Task
+from vdag.transport import messages
+from vdag.transport.channel import open_pull, open_push
+from vdag.workbench import Workbench
+
+__all__ = ["Worker", "main"]
+
+logger = logging.getLogger(__name__)
+
+#: More than the frames it ever has credit for.
+MESSAGES = 8192
+#: How long the exchange may not take an answer before it is believed dead.
+SEND_TIMEOUT_MS = 10_000
+#: How often a worker without work makes sure that its parent lives.
+LOOK_AROUND_MS = 1_000
+#: What it has said before it ends on a signal goes out within this time.
+LINGER_MS = 1_000
+#: From <linux/prctl.h>, see prctl(2).
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """The sockets and the loop of a worker.
+
+    Args:
+        settings: see there.
+        instance: the loaded task; the worker closes it.
+
+    Raises:
+        TransportError: the exchange or the shared memory cannot be reached. The task is left open.
+    """
+
+    def __init__(self, settings: WorkerSettings, instance: Task) -> None:
+        self._settings = settings
+        self._max_batch = min(settings.max_batch, instance.max_batch, messages.MAX_BATCH)
+        self._waiting: deque[messages.Batch] = deque()
+        self._is_stopping = False
+        self._arena = ring.Arena.attach(settings.arena, prefault=False)
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._inbox = open_pull(settings.address, context=self._context, depth=MESSAGES)
+        self._exchange = open_push(settings.exchange, context=self._context, depth=MESSAGES)
+        self._exchange.sndtimeo = SEND_TIMEOUT_MS
+        self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poller = zmq.Poller()
+        self._poller.register(self._inbox, zmq.POLLIN)
+        self._poller.register(self._wake, zmq.POLLIN)
+        self._bench = Workbench(settings.task, instance, self._arena)
+
+    def run(self) -> None:
+        """Work until told to stop, by the exchange or by SIGTERM.
+
+        Raises:
+            TransportError: the node is gone.
+        """
+        signal.signal(signal.SIGTERM, self._terminate)
+        signal.set_wakeup_fd(self._waker)  # else a signal would not end a poll
+        name, token = self._settings.worker, self._settings.token
+        self._send(messages.Hello(name, token, os.getpid()))
+        self._announce(self._max_batch)
+        while True:
+            self._listen(0 if self._waiting else LOOK_AROUND_MS)
+            if self._waiting:
+                self._work()
+            if self._is_stopping:
+                return
+
+    def close(self) -> None:
+        """Close the task, the sockets and the shared memory."""
+        signal.set_wakeup_fd(-1)
+        self._bench.close()
+        self._inbox.close()
+        self._exchange.close(linger=LINGER_MS)
+        self._context.term()
+        self._arena.close()
+        os.close(self._wake)
+        os.close(self._waker)
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self._is_stopping = True
+
+    def _listen(self, timeout_ms: int) -> None:
+        """Take in what has come; wait for something, but not for long."""
+        if not self._poller.poll(timeout_ms) and os.getppid() != self._settings.parent:
+            raise TransportError(f"parent {self._settings.parent} is gone")
+        while True:
+            try:
+                message = messages.decode(self._inbox.recv(zmq.DONTWAIT))
+            except zmq.Again:
+                return
+            except FrameFormatError as err:
+                logger.warning("message ignored: %s", err)
+                continue
+            if isinstance(message, messages.Batch):
+                self._bench.learn(message.graphs, message.ended)
+                self._waiting.append(message)
+            elif isinstance(message, messages.Stop):
+                self._is_stopping = True
+
+    def _work(self) -> None:
+        """Work on the batches that wait, as many as fit into one."""
+        batches = [self._waiting.popleft()]
+        count = len(batches[0].frames)
+        while self._waiting and count + len(self._waiting[0].frames) <= self._max_batch:
+            count += len(self._waiting[0].frames)
+            batches.append(self._waiting.popleft())
+        self._announce(count)
+        answers = self._bench.work([part for batch in batches for part in batch.frames])
+        start = 0
+        for batch in batches:
+            end = start + len(batch.frames)
+            done = messages.Done(
+                self._settings.worker,
+                self._settings.token,
+                batch.id,
+                answers.frames[start:end],
+                answers.start_ns,
+                answers.end_ns,
+            )
+            self._send(done)
+            start = end
+
+    def _announce(self, credit: int) -> None:
+        settings = self._settings
+        self._send(messages.Ready(settings.worker, settings.token, credit, self._max_batch))
+
+    def _send(self, message: messages.Message) -> None:
+        try:
+            self._exchange.send(messages.encode(message))
+        except zmq.Again as err:
+            raise TransportError(
+                f"exchange {self._settings.exchange} took nothing for {SEND_TIMEOUT_MS / 1000:g} s"
+            ) from err
+
+
+def main() -> int:
+    """Be a worker process; return its exit status."""
+    # Whatever is printed from here on goes to standard error: what is said to the parent is ours.
+    said = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    faulthandler.enable()
+    try:
+        settings = WorkerSettings.decode(sys.stdin.buffer.readline())
+    except ConfigError as err:
+        said.write(_refusal(err))
+        return NO_SETTINGS
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("vdag").setLevel(settings.log_level)
+    if not _die_with(settings.parent):
+        return LOST
+    try:
+        for path in settings.modules:
+            _load_module(Path(path))
+        instance = tasks.load(settings.task, settings.options)
+    except (Exception, SystemExit) as err:  # user code may raise anything
+        logger.exception("task %s cannot be loaded", settings.task)
+        said.write(_refusal(err))
+        return NO_TASK
+    return _serve(settings, instance)
+
+
+def _serve(settings: WorkerSettings, instance: Task) -> int:
+    try:
+        worker = Worker(settings, instance)
+    except VdagError:
+        logger.exception("worker %s has no node", settings.worker)
+        instance.close()
+        return LOST
+    try:
+        worker.run()
+    except TransportError:
+        logger.exception("worker %s has lost its node", settings.worker)
+        return LOST
+    except Exception:
+        logger.exception("worker %s has failed", settings.worker)
+        return FAULT
+    finally:
+        worker.close()
+    return STOPPED
+
+
+def _refusal(err: BaseException) -> bytes:
+    message = messages.clip(str(err), 2_000)
+    return msgspec.json.encode(Refusal(type(err).__name__, message)) + b"\n"
+
+
+def _die_with(parent: int) -> bool:
+    """Have the kernel end this process with its parent; False if that is gone already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    return os.getppid() == parent
+
+
+def _load_module(path: Path) -> None:
+    """Run a Python file of the user's, so that it registers its tasks.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    name = f"vdag_user_{path.stem}"  # a file called json.py must not stand in for the module json
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"cannot read tasks from {path}: no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
