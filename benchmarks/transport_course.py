@@ -89,6 +89,11 @@ class Receiver(Protocol):
         """Let go of everything."""
 
 
+def share_nothing(place: Place) -> AbstractContextManager[None]:
+    """What most contenders share: the place alone."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Contender:
     """A way for frames between processes.
@@ -108,7 +113,7 @@ class Contender:
     sender: Callable[[Place], Sender]
     receiver: Callable[[Place, int], Receiver]
     needs: tuple[str, ...] = ()
-    share: Callable[[Place], AbstractContextManager[Any]] = lambda place: nullcontext()
+    share: Callable[[Place], AbstractContextManager[Any]] = share_nothing
     lossy: bool = False
 
 

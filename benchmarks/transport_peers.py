@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,11 +19,11 @@ class FrameSender:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._frames = frames(place.shape)
+        self._frames = itertools.cycle(frames(place.shape))
 
     def stamped(self, seq: int, now_ns: int) -> np.ndarray:
         """The next frame, which nobody may be reading any more."""
-        frame = self._frames[seq % ROTATION]
+        frame = next(self._frames)
         stamp(frame.data.cast("B"), frame.nbytes, seq, now_ns)
         return frame
 

@@ -50,6 +50,8 @@ STOPPED, FAULT, NO_SETTINGS, NO_TASK, LOST = range(5)
 MAX_TAIL = 8_192
 #: Most bytes taken from a pipe at once, and of a refusal.
 READ_NBYTES = 65_536
+#: Reads in a row: a process that never stops printing must not keep us from the others.
+MAX_READS = 16
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -249,9 +251,9 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def _read(pipe: IO[bytes]) -> bytes:
-    """Return what is in a pipe, and close it at its end."""
-    pieces = []
-    while not pipe.closed:
+    """Return what is in a pipe, or much of it, and close it at its end."""
+    pieces: list[bytes] = []
+    while not pipe.closed and len(pieces) < MAX_READS:
         try:
             piece = os.read(pipe.fileno(), READ_NBYTES)
         except BlockingIOError:

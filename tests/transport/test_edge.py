@@ -234,7 +234,9 @@ def test_what_does_not_go_together_is_refused(inbox, message, small):
             edge.offer(message(SMALL, 0))
         with pytest.raises(ConfigError, match=r"^pixels do not go with a frame of kind none$"):
             edge.offer(encode(Descriptor(Header(), "job", "cam", ROUTE))[0], small[0])
-        with pytest.raises(FrameFormatError, match=r"^buffer of 8 bytes has no header of 136 at offset 0$"):
+        with pytest.raises(
+            FrameFormatError, match=r"^buffer of 8 bytes has no header of 136 at offset 0$"
+        ):
             edge.offer(b"nonsense", small[0])
         with pytest.raises(ConfigError, match=r"^body of 65537 bytes exceeds limit 65536$"):
             edge.notify(bytes(65537))

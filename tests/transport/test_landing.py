@@ -69,7 +69,7 @@ class Attacker:
         """Send an honest frame and wait until it has come: so has all before it."""
         self.number += 1
         self.send(parts(self.number, self.picture, edge=99))
-        while self.node.take()[0].header.seq != self.number:
+        while self.node.frames.get(timeout=TIMEOUT_S)[0].header.seq != self.number:
             pass
 
 

@@ -10,6 +10,7 @@ import typer
 
 from vdag import __version__
 from vdag.cli.doctor import doctor
+from vdag.cli.keys import keys
 from vdag.cli.run import INTERRUPTED, run
 from vdag.cli.tasks import tasks
 from vdag.errors import VdagError
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(tasks)
 app.command()(doctor)
+app.add_typer(keys, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

@@ -24,11 +24,11 @@ from rich.progress import (
 from rich.table import Table
 
 from vdag.cli.modules import load_module
-from vdag.dispatch import Policy
 from vdag.errors import ConfigError
 from vdag.graph import Graph
 from vdag.metrics import Summary
 from vdag.pipeline import GENERATORS, Pipeline, PipelineStats
+from vdag.pipeline.dispatch import Policy
 from vdag.sinks import Sink, open_sink
 from vdag.sources import ClipGenerator, Source
 

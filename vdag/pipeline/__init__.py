@@ -1,6 +1,6 @@
 """`Pipeline`: a graph run over a source, by threads of this process or by worker processes.
 
-What runs it is `vdag.threads` or `vdag.processes`; here are the arguments that both share.
+What runs it is in `threads` or in `processes`; here are the arguments that both share.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, Protocol
 
-from vdag.dispatch import Policy
 from vdag.errors import ConfigError
 from vdag.figures import PipelineStats
 from vdag.graph import Graph
+from vdag.pipeline.dispatch import Policy
+from vdag.pipeline.threads import ThreadRun
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import Task, TaskOptions, signatures
-from vdag.threads import ThreadRun
 
 __all__ = ["Pipeline", "PipelineStats"]
 
@@ -148,7 +148,7 @@ class Pipeline:
             )
             return
         # Imported here: who runs threads needs no sockets.
-        from vdag.processes import ProcessRun
+        from vdag.pipeline.processes import ProcessRun
 
         if tasks:
             raise ConfigError(

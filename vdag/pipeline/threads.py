@@ -1,7 +1,7 @@
 """`ThreadRun`: a graph run over a source by threads of this process.
 
 A thread reads the source, a few threads work on whatever task has frames ready, and the caller
-iterates the results in the order of the frames. What runs when is decided by `vdag.dispatch`.
+iterates the results in the order of the frames. What runs when is decided in `dispatch`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-from vdag.dispatch import Dispatcher, Policy, Work
 from vdag.errors import ConfigError, StageError
 from vdag.figures import PipelineStats
 from vdag.frame import Frame
 from vdag.graph import Graph
 from vdag.metrics import Histogram
-from vdag.progress import Progress
+from vdag.pipeline.dispatch import Dispatcher, Policy, Work
+from vdag.pipeline.progress import Progress
 from vdag.results import Outputs, Result
 from vdag.sources import Clip, ClipGenerator, Source
 from vdag.stages import Stage

@@ -8,7 +8,7 @@ import pytest
 from vdag._native.ring import Arena
 from vdag.errors import SourceError
 from vdag.frame import Frame
-from vdag.slots import SharedFrame, SlotLoan, Slots
+from vdag.job.slots import SharedFrame, SlotLoan, Slots
 from vdag.sources import SingleFrameGenerator
 
 WIDTH, HEIGHT = 16, 8

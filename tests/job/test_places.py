@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdag.places import Places
+from vdag.job.places import Places
 
 
 def test_all_places_are_asked_for_at_first():

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vdag.homecoming import Homecoming
+from vdag.job.homecoming import Homecoming
 
 BRANCHES = 2
 TIMEOUT_NS = 50

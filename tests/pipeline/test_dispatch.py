@@ -11,9 +11,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from vdag.dispatch import Dispatcher, Work
 from vdag.errors import ConfigError
 from vdag.graph import Graph
+from vdag.pipeline.dispatch import Dispatcher, Work
 
 #: Two chains on the same frame, joined by nobody.
 BRANCHES = Graph.from_dag(

@@ -3,8 +3,8 @@
 A thread reads the source: each frame gets a slot of the node's shared memory, and one descriptor
 for every independent branch of the graph goes to the exchange. Another thread takes in what comes
 home, joins the branches of a frame, and gives up frames that do not come. The caller iterates the
-results in the order of the frames. The rules are in `vdag.homecoming`, the routes in
-`vdag.itinerary`, the memory in `vdag.slots`; here are the sockets, the clock and the lock.
+results in the order of the frames. The rules are in `vdag.job.homecoming`, the routes in
+`vdag.itinerary`, the memory in `vdag.job.slots`; here are the sockets, the clock and the lock.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from vdag.errors import ConfigError, FrameFormatError, SourceError
 from vdag.figures import PipelineStats, TaskTimes
 from vdag.frame import Frame, Lease, UInt8Image
 from vdag.graph import Graph
-from vdag.homecoming import Homecoming, Policy
 from vdag.itinerary import lighten, plan_itinerary
-from vdag.mailbox import Mailbox, home_address
+from vdag.job.homecoming import Homecoming, Policy
+from vdag.job.mailbox import Mailbox, home_address
+from vdag.job.places import Places
+from vdag.job.slots import Parcel, Slots
+from vdag.job.trip import Trip, read_message, stage_error
 from vdag.metrics import Histogram
-from vdag.places import Places
 from vdag.results import Result
-from vdag.slots import Parcel, Slots
 from vdag.transport import messages
 from vdag.transport.messages import CreditWanted, Dropped, Grant, Join, Leave
-from vdag.trip import Trip, read_message, stage_error
 
 if TYPE_CHECKING:
     from vdag._native.ring import Arena

@@ -23,8 +23,8 @@ from vdag.errors import ConfigError
 from vdag.figures import PipelineStats
 from vdag.frame import Frame, Lease, UInt8Image
 from vdag.graph import Graph
-from vdag.homecoming import Policy
 from vdag.job import Job
+from vdag.job.homecoming import Policy
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import TaskOptions, find

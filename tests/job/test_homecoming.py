@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vdag.errors import ConfigError
-from vdag.homecoming import Homecoming
+from vdag.job.homecoming import Homecoming
 
 
 def homecoming(*, branches=1, max_in_flight=2, policy="block", timeout_ns=100):

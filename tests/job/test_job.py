@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zmq
 
-from vdag import mailbox
+from vdag.job import mailbox
 from vdag._native import header
 from vdag._native.ring import Arena
 from vdag.errors import (

@@ -10,8 +10,8 @@ import numpy as np
 
 from vdag.errors import FrameFormatError, StageError, VdagError
 from vdag.itinerary import HOME, Itinerary
+from vdag.job.slots import Parcel
 from vdag.results import Outputs, Result
-from vdag.slots import Parcel
 from vdag.transport import codec, messages
 from vdag.transport.context import Context
 from vdag.transport.messages import TIMES, Dropped, Grant

@@ -22,7 +22,7 @@ from vdag.pipeline import Pipeline
 from vdag.results import PICTURES
 from vdag.sources import ClipGenerator, SingleFrameGenerator
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WAIT_S = 60.0
 GATE = "VDAG_TEST_GATE"
 
@@ -30,7 +30,7 @@ GATE = "VDAG_TEST_GATE"
 @pytest.fixture(scope="module", autouse=True)
 def tasks():
     if "number" not in vdag.tasks.names():
-        load_module(Path(__file__).parent / "worker_tasks.py")
+        load_module(Path(__file__).parents[1] / "worker_tasks.py")
 
 
 @pytest.fixture(autouse=True)
