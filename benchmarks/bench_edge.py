@@ -1,12 +1,15 @@
 """A link between two nodes against what one would write with pyzmq, 1080p over loopback.
 
-Measured: the time per frame of a burst of `FRAMES`, from offering the first until the other process
+Measured: the time of a burst of `FRAMES` frames, from offering the first until the other process
 has looked at one byte per page of the last and has said so. The edge does all that it is for:
-numbers, receipts, the window, and pixels in a slot of the other node's arena. The other sides have
-none of it: a PUSH, a PULL, a header before the pixels, and an answer per burst.
+numbers, receipts, and pixels in a slot of the other node's arena. The other sides have none of the
+first two: a PUSH, a PULL, a header before the pixels, and an answer per burst.
 
-    edge.raw_vs_copy_false    pixels sent from where they lie, by both; the control case: the kernel
-                              copies twice, and nobody can beat that
+    edge.raw_vs_copy_false    pixels sent from where they lie, by both. The other side has no copy
+                              in user space at all: it looks at the message where ZeroMQ put it, so
+                              that no other process can
+    edge.raw_vs_into_slot     the same, into memory that is shared: what the edge does. The control
+                              case: both have the same copies, and nobody can beat those
     edge.raw_vs_copy_true     what most code does
     edge.jpeg_vs_opencv       quality 90; the other side encodes and decodes with OpenCV
 
@@ -21,6 +24,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.shared_memory import SharedMemory
 
 import cv2
 import numpy as np
@@ -34,6 +38,7 @@ from vdag.transport.codec import Descriptor, Hop, decode_head, encode
 from vdag.transport.edge import Edge
 from vdag.transport.encoders import Encoder, Jpeg, Raw
 from vdag.transport.landing import Landing
+from vdag.transport.line import SNDBUF_NBYTES
 
 HEIGHT, WIDTH = 1080, 1920
 SHAPE = (HEIGHT, WIDTH, 3)
@@ -92,21 +97,38 @@ def land() -> None:
 
 def pull(coding: str, answer: str) -> None:
     """The other side by hand: a PULL that looks at the frames, and answers every burst."""
-    with zmq.Context() as context, context.socket(zmq.PULL) as frames:
-        frames.rcvhwm = COUNT
-        port = frames.bind_to_random_port("tcp://127.0.0.1")
-        answers = context.socket(zmq.PUSH)
-        answers.connect(answer)
-        print(f"tcp://127.0.0.1:{port}", flush=True)
-        while True:
-            for _ in range(FRAMES):
-                if not frames.recv(copy=False).more:  # the end
-                    answers.close(linger=0)
-                    return
-                frame = frames.recv(copy=coding == "copy")
-                data = np.frombuffer(frame if isinstance(frame, bytes) else frame.buffer, np.uint8)
-                look(data if coding != "jpeg" else cv2.imdecode(data, cv2.IMREAD_COLOR))
-            answers.send(b"")
+    slots = SharedMemory(create=True, size=COUNT * NBYTES)
+    try:
+        with zmq.Context() as context, context.socket(zmq.PULL) as frames:
+            frames.rcvhwm = COUNT
+            port = frames.bind_to_random_port("tcp://127.0.0.1")
+            with context.socket(zmq.PUSH) as answers:
+                answers.connect(answer)
+                print(f"tcp://127.0.0.1:{port}", flush=True)
+                while take_burst(coding, frames, slots):
+                    answers.send(b"")
+    finally:
+        slots.close()
+        slots.unlink()
+
+
+def take_burst(coding: str, frames: zmq.Socket[bytes], slots: SharedMemory) -> bool:
+    """Look at `FRAMES` frames; False if the other side has ended."""
+    for i in range(FRAMES):
+        if not frames.recv(copy=False).more:
+            return False
+        if coding == "copy":
+            look(np.frombuffer(frames.recv(), np.uint8))
+            continue
+        data = np.frombuffer(frames.recv(copy=False).buffer, np.uint8)
+        if coding == "slot":
+            slot = np.ndarray(NBYTES, np.uint8, slots.buf, i % COUNT * NBYTES)
+            np.copyto(slot, data)
+            look(slot)
+            del slot
+        else:
+            look(data if coding == "view" else cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return True
 
 
 @contextmanager
@@ -145,7 +167,7 @@ def edge_burst(encoder: Encoder) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def hand_written_burst(coding: str) -> Iterator[Callable[[], None]]:
-    """The same by hand: `coding` is copy, view or jpeg."""
+    """The same by hand: `coding` is copy, view, slot or jpeg."""
     frames = pictures()
     options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
     with ExitStack() as stack:
@@ -156,7 +178,8 @@ def hand_written_burst(coding: str) -> Iterator[Callable[[], None]]:
         address = stack.enter_context(other_process("pull", coding, f"tcp://127.0.0.1:{port}"))
         socket = stack.enter_context(context.socket(zmq.PUSH))
         socket.sndhwm, socket.sndtimeo = COUNT, TIMEOUT_MS
-        socket.sndbuf = int(os.environ.get("SB", "-1"))
+        if coding == "slot":
+            socket.sndbuf = SNDBUF_NBYTES
         socket.connect(address)
         header = bytes(200)
 
@@ -188,6 +211,10 @@ def one_thread() -> Iterator[None]:
 
 def bench_raw_vs_copy_false(compare) -> None:
     compare_bursts(compare, "edge.raw_vs_copy_false", Raw(), "view", "pyzmq copy=False")
+
+
+def bench_raw_vs_into_slot(compare) -> None:
+    compare_bursts(compare, "edge.raw_vs_into_slot", Raw(), "slot", "pyzmq into shared memory")
 
 
 def bench_raw_vs_copy_true(compare) -> None:

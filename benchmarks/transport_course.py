@@ -33,9 +33,13 @@ TIMEOUT_MS = int(TIMEOUT_S * 1e3)
 ROTATION = 8
 #: Messages that a queue may hold at either end: frames are large.
 DEPTH = 4
-PAGE_NBYTES = 4096
-#: Number of the frame that ends a window.
-END = (1 << 64) - 1
+#: One byte of every page, and never the same place in two: that would be a race for a few sets of
+#: the caches, which addresses 4096 apart share.
+STRIDE_NBYTES = 4096 - 64
+#: Added to the number of a window, the number of the frame that ends it.
+END = 1 << 63
+#: How often it is sent again where frames may be lost.
+REPEATS = 5
 
 _HEAD = struct.Struct("<QQ")
 _TAIL = struct.Struct("<Q")
@@ -163,18 +167,19 @@ class Watch:
         self._lossy = lossy
         self._due = 0
         self.brightest = np.uint8(0)
+        self._window = END
         self.is_over = False
         self.latencies_ns = array("q")
 
     def look(self, pixels: Any) -> None:
         """Read a byte of every page, check the stamps, and take the time."""
-        self.brightest = np.frombuffer(pixels, np.uint8)[::PAGE_NBYTES].max()
+        self.brightest = np.frombuffer(pixels, np.uint8)[::STRIDE_NBYTES].max()
         seq, sent_ns = _HEAD.unpack_from(pixels, 0)
         (last,) = _TAIL.unpack_from(pixels, self._nbytes - _TAIL.size)
         self.latencies_ns.append(time.monotonic_ns() - sent_ns)
         assert seq == last, f"frame {seq} ends as frame {last}"
-        if seq == END:
-            self.is_over = True
+        if seq >= END:
+            self.is_over = seq == self._window
             return
         assert seq == self._due or (self._lossy and seq > self._due), f"{seq} is not {self._due}"
         self._due = seq + 1
@@ -185,6 +190,7 @@ class Watch:
         cpu_ns = time.process_time_ns()
         while not self.is_over:
             receiver.receive(self.look)
+        self._window += 1
         return (
             len(self.latencies_ns),
             time.monotonic_ns(),
@@ -196,8 +202,10 @@ class Watch:
 class Starter:
     """Sends frames, as fast as they go or at a pace."""
 
-    def __init__(self) -> None:
+    def __init__(self, lossy: bool) -> None:
+        self._lossy = lossy
         self._seq = 0
+        self._window = END
 
     def run(self, sender: Sender, seconds: float, pace: float | None) -> tuple[int, int, int]:
         """Send a window; its frames, the time at the begin, CPU in ns."""
@@ -212,8 +220,13 @@ class Starter:
             sender.send(self._seq, now_ns)
             self._seq += 1
             due_ns += period_ns
-        sender.send(END, time.monotonic_ns())
-        return self._seq - first + 1, start_ns, time.process_time_ns() - cpu_ns
+        sender.send(self._window, time.monotonic_ns())
+        cpu_ns = time.process_time_ns() - cpu_ns
+        for _ in range(REPEATS if self._lossy else 0):
+            time.sleep(0.02)
+            sender.send(self._window, time.monotonic_ns())
+        self._window += 1
+        return self._seq - first + 1, start_ns, cpu_ns
 
 
 class Course:
@@ -304,7 +317,7 @@ def _run(body: Callable[..., None], connection: Connection, *arguments: Any) -> 
 
 def _send(connection: Connection, contender: Contender, place: Place) -> None:
     with _closing(contender.sender(place)) as sender:
-        starter = Starter()
+        starter = Starter(contender.lossy)
         gc.freeze()
         connection.send(None)
         while True:

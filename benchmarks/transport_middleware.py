@@ -231,11 +231,9 @@ class DoraReceiver:
     """Looks at arrays of pyarrow, in its shared memory."""
 
     def __init__(self, place: Place, number: int) -> None:
-        self._node: Any = None
+        self._node = dora_node("receiver")
 
     def receive(self, look: Callable[[Any], None]) -> None:
-        # A dataflow begins when all nodes are there, and the sender comes second.
-        self._node = self._node or dora_node("receiver")
         event = self._node.next(timeout=TIMEOUT_S)
         if event is None:
             raise TimeoutError("no frame")

@@ -180,13 +180,14 @@ def test_nothing_is_taken_while_there_is_no_connection(context, tmp_path: Path, 
 
 
 def test_a_pull_that_comes_back_is_found_again(context: zmq.Context):
-    with open_pull(LOOPBACK, context=context, depth=4) as pull:
+    # Only the end of its context frees a socket's port for certain.
+    with zmq.Context() as first, open_pull(LOOPBACK, context=first, depth=4) as pull:
         address = bound_address(pull)
         push = open_push(address, context=context, depth=4)
         wait_to_send(push)
         assert try_send(push, [b"one"])
         assert receive(pull) == [b"one"]
-    with push, zmq.Context() as other, open_pull(address, context=other, depth=4) as pull:
+    with push, zmq.Context() as second, open_pull(address, context=second, depth=4) as pull:
         # What is sent into the connection that is just going is lost; `edge` counts that.
         while not pull.poll(10):
             try_send(push, [b"two"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Iterator
@@ -263,10 +262,12 @@ def test_a_folder_that_cannot_be_trusted_lets_nobody_in(server, folder, other, c
 def test_without_a_gate_nobody_gets_in(folder, other, context):
     pair = other.new("edge-1")
     curve = Curve(pair.public, pair.secret, folder.new("gpu-1").public)
-    with zmq.Context() as guarded:
-        with open_pull(LOOPBACK, context=guarded, depth=1, curve=folder.to_bind()) as pull:
-            succeeded = zmq.EVENT_HANDSHAKE_SUCCEEDED
-            assert outcome(context, bound_address(pull), curve) != succeeded
+    with (
+        zmq.Context() as guarded,
+        open_pull(LOOPBACK, context=guarded, depth=1, curve=folder.to_bind()) as pull,
+    ):
+        succeeded = zmq.EVENT_HANDSHAKE_SUCCEEDED
+        assert outcome(context, bound_address(pull), curve) != succeeded
 
 
 def test_a_context_has_one_gate(server, folder):
@@ -337,8 +338,3 @@ def test_an_error_is_an_error_of_ours_and_nothing_is_printed(run, folder):
     assert folder.own() == before
     assert run("new", "edge-1", "--replace").exit_code == 0
     assert folder.own() != before
-
-
-def test_root_files_are_made_by_whoever_runs_the_command(run, folder):
-    run("new", "edge-1")
-    assert (folder.path / "own.json").stat().st_uid == os.geteuid()

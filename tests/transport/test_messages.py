@@ -118,7 +118,7 @@ def test_a_message_out_of_its_limits_is_refused_with_the_place(fields, place):
 
 
 def test_a_list_that_claims_to_be_endless_takes_no_memory():
-    with pytest.raises(FrameFormatError, match="message is malformed: .*<= 256"):
+    with pytest.raises(FrameFormatError, match=r"^message is malformed: .*<= 256"):
         messages.decode(messages.MAGIC + b"\x95\xa5batch\x00\xdd\xff\xff\xff\xff")
 
 
@@ -131,7 +131,7 @@ def test_an_oversize_message_is_refused_at_both_ends():
 
 
 def test_a_text_that_is_no_text_cannot_travel():
-    with pytest.raises(FrameFormatError, match="Leave cannot travel: .*surrogates not allowed"):
+    with pytest.raises(FrameFormatError, match=r"^Leave cannot travel: .*surrogates not allowed"):
         messages.encode(Leave("\ud800"))
 
 

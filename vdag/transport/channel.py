@@ -49,7 +49,7 @@ ZAP_DOMAIN = b"vdag"
 #: A peer is asked for a sign of life this often, and lost when none comes.
 HEARTBEAT_MS = 1_000
 SILENCE_MS = 3_000
-RECONNECT_MS, MAX_RECONNECT_MS = 100, 1_000
+RECONNECT_MS, MAX_RECONNECT_MS = 100, 500
 CONNECT_TIMEOUT_MS = 2_000
 HANDSHAKE_TIMEOUT_MS = 5_000
 

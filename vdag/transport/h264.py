@@ -177,9 +177,9 @@ class Decoder:
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._codec: VideoCodecContext | None = self._av.CodecContext.create("h264", "r")
         self._codec.thread_count = 1  # several would each hold a picture back
-        self._codec.flags |= int(self._av.codec.context.Flags.low_delay)
         sides = (-(-side // 16) * 16 + DECODER_MARGIN for side in (width, height))
         self._codec.options = {
+            "flags": "+low_delay",
             "max_pixels": str(int(np.prod([*sides]))),
             "err_detect": "explode",
             "ec": "0",  # a picture that was guessed is worse than none
@@ -229,7 +229,6 @@ class Decoder:
 def _pyav() -> Any:
     try:
         import av
-        import av.codec.context
         import av.video.reformatter
     except ImportError as err:
         raise DependencyMissing("av", "video") from err

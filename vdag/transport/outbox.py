@@ -47,6 +47,8 @@ class Outbox:
             socket = self._context.socket(zmq.PUSH)
         except zmq.ZMQError as err:
             raise TransportError(f"no socket for {address}: {err}") from err
+        # Unlike `channel.open_push`, it holds messages before it is connected: who has just said
+        # where to reach it shall get what follows at once.
         try:
             socket.linger = 0
             socket.sndhwm = messages

@@ -183,18 +183,16 @@ class Router:
         if head.here is None:
             raise FrameFormatError(f"hop {head.header.hop} is behind the end of the route")
         self._books.received += 1
-        reason: Reason = "stray"
-        detail = f"job {head.job} has not joined"
         try:
             held = self._shelf.take(head, part, now_ns)
         except (StaleFrame, FrameFormatError) as err:
-            reason = "stale" if isinstance(err, StaleFrame) else "unreadable"
+            reason: Reason = "stale" if isinstance(err, StaleFrame) else "unreadable"
             self._exits.count_drop(head.job, head.header, head.route, reason, str(err))
             return
         if self._exits.leads_home(head.job, head.route):
             self._go_on(held, head.job, now_ns)
         else:
-            self._exits.drop(held, reason, detail)
+            self._exits.drop(held, "stray", f"job {head.job} has not joined")
 
     def _go_on(self, held: Held, producer: str, now_ns: int) -> None:
         """Bring a frame to the hop it is at."""
