@@ -348,8 +348,9 @@ def test_workers_killed_from_outside_under_load_lose_nothing(plant: Plant):
 def test_a_task_that_cannot_be_imported_is_an_error_with_its_text(plant: Plant):
     (plant.folder / "tasks.py").write_text("import no_such_thing")
     plant.pool.add("mood")
-    text = "ModuleNotFoundError: No module named 'no_such_thing'"
-    with pytest.raises(EngineError, match=f"^{text}$"):
+    path = plant.folder / "tasks.py"
+    text = f"{path} failed: ModuleNotFoundError: No module named 'no_such_thing'"
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         plant.pool.wait_ready("mood", TIMEOUT_S)
     assert plant.pool.wait_until(lambda counts: counts["mood"].restarts >= 3, TIMEOUT_S)
     counts = plant.counts()
@@ -500,7 +501,7 @@ def test_a_pool_outlives_its_exchange(plant: Plant):
 
 def test_a_fault_of_the_pool_ends_its_workers_and_is_raised(plant: Plant, monkeypatch, caplog):
     plant.serve()
-    monkeypatch.setattr("vdag.post.Post.step", lambda post, now_ns: 1 // 0)
+    monkeypatch.setattr("vdag.workers.post.Post.step", lambda post, now_ns: 1 // 0)
     plant.pool._wake_up()
     plant.pool._thread.join(TIMEOUT_S)
     assert not psutil.Process().children()

@@ -20,9 +20,12 @@ __all__ = [
     "GraphError",
     "ImageError",
     "InvalidTransition",
+    "LimitsUnavailable",
     "ModelError",
     "NativeUnavailable",
+    "PayloadTooLarge",
     "PlanError",
+    "Saturated",
     "SinkError",
     "SourceError",
     "SourceTimeout",
@@ -61,6 +64,24 @@ class ImageError(VdagError, ValueError):
     """Bytes are not a picture that can be decoded, or the picture exceeds a limit."""
 
     status = 422
+
+
+class PayloadTooLarge(VdagError, ValueError):
+    """A request is larger than this node takes; the message says how large it may be."""
+
+    status = 413
+
+
+class Saturated(VdagError):
+    """This node has as much to do as it can; the same request may succeed a moment later."""
+
+    status = 503
+
+
+class LimitsUnavailable(VdagError, PermissionError):
+    """This machine, or its state, does not allow the limit that was asked for."""
+
+    status = 409
 
 
 class SourceError(VdagError, OSError):

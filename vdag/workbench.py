@@ -17,6 +17,7 @@ import numpy as np
 from vdag._native import header as native_header
 from vdag.errors import FrameFormatError, GraphError, StageError, VdagError
 from vdag.graph import Graph
+from vdag.itinerary import luggage
 from vdag.results import Outputs
 from vdag.stages import Stage
 from vdag.tasks import Inputs, Task
@@ -183,7 +184,8 @@ class Workbench:
         if isinstance(result, StageError):
             return _failure(result)
         context = dict(frame.descriptor.context)
-        context[self._task] = result
+        graph = self._graphs.get(frame.descriptor.job)
+        context[self._task] = result if graph is None else luggage(graph, self._task, result)
         context[messages.TIMES] = {**context.get(messages.TIMES, {}), self._task: times_ns}
         try:
             packed = b"".join(wire_context.pack(context))

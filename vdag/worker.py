@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import importlib.util
 import logging
 import os
 import signal
@@ -30,6 +29,7 @@ from vdag._native import ring
 from vdag.child import FAULT, LOST, NO_SETTINGS, NO_TASK, STOPPED, Refusal, WorkerSettings
 from vdag.errors import ConfigError, FrameFormatError, TransportError, VdagError
 from vdag.tasks import Task
+from vdag.tasks.modules import load_module
 from vdag.transport import messages
 from vdag.transport.channel import open_pull, open_push
 from vdag.workbench import Workbench
@@ -180,7 +180,7 @@ def main() -> int:
         return LOST
     try:
         for path in settings.modules:
-            _load_module(Path(path))
+            load_module(Path(path))
         instance = tasks.load(settings.task, settings.options)
     except (Exception, SystemExit) as err:  # user code may raise anything
         logger.exception("task %s cannot be loaded", settings.task)
@@ -220,21 +220,6 @@ def _die_with(parent: int) -> bool:
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
     return os.getppid() == parent
-
-
-def _load_module(path: Path) -> None:
-    """Run a Python file of the user's, so that it registers its tasks.
-
-    Raises:
-        ConfigError: there is no such file.
-    """
-    name = f"vdag_user_{path.stem}"  # a file called json.py must not stand in for the module json
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ConfigError(f"cannot read tasks from {path}: no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
 
 
 if __name__ == "__main__":

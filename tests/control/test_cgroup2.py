@@ -21,7 +21,7 @@ from vdag.control import cgroups
 from vdag.control.cgroups import Kernel
 from vdag.control.enforcement import Limit
 from vdag.control.limits import Limits
-from vdag.errors import ConfigError
+from vdag.errors import LimitsUnavailable
 
 TOTAL = psutil.virtual_memory().total
 CORES = os.cpu_count() or 1
@@ -289,7 +289,7 @@ def test_processes_of_others_are_not_moved(kernel: FakeKernel, worker: subproces
         "others: start the node in a group of its own, under systemd with Delegate=yes"
     )
     with open_limits(kernel) as limits:
-        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(LimitsUnavailable, match=f"^{re.escape(message)}$"):
             limits.limit_process(worker.pid, Limit(0.5))
         assert kernel.tree() == before
         assert limits.refusal is not None
@@ -305,7 +305,7 @@ def test_a_group_without_the_controllers_says_how_to_get_them(
             f"control group {kernel.top} lacks memory: they must be delegated to the node, "
             "under systemd with Delegate=yes"
         )
-        with pytest.raises(ConfigError, match=r"^limits are not available: control group"):
+        with pytest.raises(LimitsUnavailable, match=r"^limits are not available: control group"):
             limits.limit_process(worker.pid, Limit(0.5))
 
 
@@ -316,7 +316,8 @@ def test_without_the_right_to_make_groups_limits_are_refused(
     before = kernel.tree()
     with open_limits(kernel) as limits:
         with pytest.raises(
-            ConfigError, match=r"^limits are not available: \[Errno 30\] Read-only file system"
+            LimitsUnavailable,
+            match=r"^limits are not available: \[Errno 30\] Read-only file system",
         ):
             limits.place(worker.pid, "car_detection")
         assert kernel.tree() == before
@@ -334,7 +335,7 @@ def test_cores_need_a_controller_that_may_be_missing(
     with open_limits(kernel) as limits:
         limits.limit_process(worker.pid, Limit(0.5, 0.5))
         with pytest.raises(
-            ConfigError, match=r"^cpu_set_cpus and cpu_set_mems need the cpuset controller$"
+            LimitsUnavailable, match=r"^cpu_set_cpus and cpu_set_mems need the cpuset controller$"
         ):
             limits.limit_task("car_detection", [worker.pid], Limit(0.25, cpu_set_cpus=(0,)))
         # What was done of it before is undone.
@@ -352,7 +353,7 @@ def test_memory_that_is_in_use_is_not_taken_away(
         leaf = root_of(kernel) / f"task.car_detection/pid.{worker.pid}"
         (leaf / "memory.stat").write_text(f"anon {TOTAL // 4}\nfile 0\nshmem {TOTAL // 4}\n")
         with pytest.raises(
-            ConfigError, match=r"^mem_util_limit of \d+ bytes is below the \d+ in use$"
+            LimitsUnavailable, match=r"^mem_util_limit of \d+ bytes is below the \d+ in use$"
         ):
             limits.limit_process(worker.pid, Limit(0.5, 0.4))
         assert (leaf / "memory.max").read_text() == "max"

@@ -18,7 +18,7 @@ import pytest
 
 from vdag.control import cgroups
 from vdag.control.limits import Limit, Limits
-from vdag.errors import ConfigError
+from vdag.errors import ConfigError, LimitsUnavailable
 
 ROOT = str(Path(__file__).parents[2])
 OWNER = [sys.executable, str(Path(__file__).with_name("limits_owner.py"))]
@@ -77,7 +77,7 @@ def limits(start: Start) -> Iterator[Limits]:
     with Limits(PREFIX) as limits:
         try:
             limits.place(start(WAITING).pid, "probe")
-        except ConfigError as err:
+        except LimitsUnavailable as err:
             pytest.skip(str(err))
         yield limits
     assert groups() == []
@@ -155,7 +155,9 @@ def test_a_limit_below_what_is_in_use_is_refused_and_the_former_one_still_binds(
     limits.limit_process(child.pid, Limit(mem_util_limit=0.9))
     former = limits.applied(child.pid)
     assert eat(child, 128 * MIB) == str(128 * MIB)
-    with pytest.raises(ConfigError, match=r"^mem_util_limit of \d+ bytes is below the \d+ in use$"):
+    with pytest.raises(
+        LimitsUnavailable, match=r"^mem_util_limit of \d+ bytes is below the \d+ in use$"
+    ):
         limits.limit_process(child.pid, Limit(0.5, 32 * MIB / TOTAL, (CORES[0],)))
     assert limits.applied(child.pid) == former
     assert eat(child, 1) == "1"
@@ -360,9 +362,9 @@ def test_without_control_groups_limits_are_refused_and_nothing_is_limited(
         assert limits.mode == "none"
         assert limits.refusal == "no control groups are mounted"
         message = r"^limits are not available: no control groups are mounted$"
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(LimitsUnavailable, match=message):
             limits.limit_process(pid, Limit(0.5))
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(LimitsUnavailable, match=message):
             limits.limit_task("car_detection", [pid], Limit(0.5))
         assert limits.limit_of("car_detection") == Limit(1.0, 1.0)
         assert limits.applied(pid) == Limit(1.0, 1.0, CORES, (0,))
@@ -425,5 +427,5 @@ def test_the_weaker_means_divide_the_memory_of_a_task_and_share_its_cores(
 
 def test_the_weaker_means_have_no_memory_nodes(weaker: Limits, start: Start):
     pid = start(WAITING).pid
-    with pytest.raises(ConfigError, match=r"^cpu_set_mems needs control groups$"):
+    with pytest.raises(LimitsUnavailable, match=r"^cpu_set_mems needs control groups$"):
         weaker.limit_process(pid, Limit(cpu_set_mems=(0,)))

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import zmq
 
-from vdag.job import mailbox
 from vdag._native import header
 from vdag._native.ring import Arena
 from vdag.errors import (
@@ -26,7 +25,7 @@ from vdag.errors import (
 from vdag.frame import Frame
 from vdag.graph import Edge, Graph
 from vdag.itinerary import HOME
-from vdag.job import Job
+from vdag.job import Job, mailbox
 from vdag.sources import SingleFrameGenerator
 from vdag.transport import codec, messages
 from vdag.transport.messages import TIMES, CreditWanted, Dropped, Grant, Join, Leave

@@ -15,12 +15,12 @@ import psutil
 import pytest
 
 import vdag
-from vdag.cli.modules import load_module
 from vdag.errors import ConfigError, GraphError, SourceError, StageError
 from vdag.graph import Graph
 from vdag.pipeline import Pipeline
 from vdag.results import PICTURES
 from vdag.sources import ClipGenerator, SingleFrameGenerator
+from vdag.tasks.modules import load_module
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WAIT_S = 60.0

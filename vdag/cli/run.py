@@ -23,7 +23,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from vdag.cli.modules import load_module
 from vdag.errors import ConfigError
 from vdag.graph import Graph
 from vdag.metrics import Summary
@@ -31,6 +30,7 @@ from vdag.pipeline import GENERATORS, Pipeline, PipelineStats
 from vdag.pipeline.dispatch import Policy
 from vdag.sinks import Sink, open_sink
 from vdag.sources import ClipGenerator, Source
+from vdag.tasks.modules import load_module
 
 __all__ = ["run"]
 

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vdag.cli.modules import load_module
 from vdag.engines import zoo
 from vdag.tasks import find, names
+from vdag.tasks.modules import load_module
 
 __all__ = ["tasks"]
 

@@ -83,7 +83,7 @@ class Cgroup1:
         """Bind a group; None lifts.
 
         Raises:
-            ConfigError: the group uses more memory than `nbytes`.
+            LimitsUnavailable: the group uses more memory than `nbytes`.
         """
         # Memory first: it is the one that can fail, and then nothing has changed.
         self._limit_memory(self._path("memory", group), nbytes)

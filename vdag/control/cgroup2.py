@@ -69,7 +69,7 @@ class Cgroup2:
         """Make the root group and hand the controllers down to it.
 
         Raises:
-            ConfigError: others are in the group of this process.
+            LimitsUnavailable: others are in the group of this process.
             OSError: the right to do so is missing.
         """
         self._kernel.make(self._root)
@@ -101,7 +101,7 @@ class Cgroup2:
         """Bind a group; None lifts.
 
         Raises:
-            ConfigError: the group uses more memory than `nbytes`.
+            LimitsUnavailable: the group uses more memory than `nbytes`.
         """
         path = self._root / group
         if nbytes is not None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Protocol
 
-from vdag.errors import ConfigError
+from vdag.errors import LimitsUnavailable
 
 __all__ = ["Claim", "Enforcer", "Limit", "Mode", "refused"]
 
 Mode = Literal["none", "cgroup1", "cgroup2", "rlimit"]
 
 
-def refused(reason: str) -> ConfigError:
+def refused(reason: str) -> LimitsUnavailable:
     """Return the error for what this machine or its state does not allow, now or ever."""
-    return ConfigError(reason)
+    return LimitsUnavailable(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def _both(one: tuple[int, ...] | None, other: tuple[int, ...] | None) -> tuple[i
 class Enforcer(Protocol):
     """Makes limits bind. Called under a lock, with processes that were checked to be ours.
 
-    Every method raises ConfigError where the machine does not allow what is asked.
+    Every method raises LimitsUnavailable where the machine does not allow what is asked.
     """
 
     mode: Mode

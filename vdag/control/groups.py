@@ -16,7 +16,7 @@ from vdag.control.cgroup1 import Cgroup1
 from vdag.control.cgroup2 import Cgroup2
 from vdag.control.cgroups import Kernel, Place
 from vdag.control.enforcement import Claim, Limit, Mode, refused
-from vdag.errors import ConfigError
+from vdag.errors import LimitsUnavailable
 
 __all__ = ["GroupEnforcer", "Hierarchy"]
 
@@ -69,7 +69,7 @@ class GroupEnforcer:
         self.refusal: str | None = None
         try:
             self._hierarchy = _choose(proc, prefix, kernel or Kernel())
-        except (ConfigError, OSError) as err:
+        except OSError as err:
             self.refusal = str(err)
             return
         self.mode = self._hierarchy.mode
@@ -139,7 +139,7 @@ class GroupEnforcer:
     def _start(self, hierarchy: Hierarchy) -> None:
         try:
             hierarchy.open()
-        except (ConfigError, OSError) as err:
+        except OSError as err:
             hierarchy.close()
             self.refusal = str(err)
             raise refused(f"limits are not available: {err}") from err
@@ -173,7 +173,7 @@ def _translated(what: str) -> Iterator[None]:
     """Turn what the kernel says no to into our error, but for a process that has ended."""
     try:
         yield
-    except ProcessLookupError:
+    except (ProcessLookupError, LimitsUnavailable):
         raise
     except OSError as err:
         raise refused(f"limits of {what} were refused: {err.strerror}: {err.filename}") from err

@@ -24,7 +24,7 @@ from vdag.control.cgroups import Kernel, parse_numbers, read, start_ticks
 from vdag.control.enforcement import Claim, Limit, Mode
 from vdag.control.groups import GroupEnforcer
 from vdag.control.rlimits import RlimitEnforcer
-from vdag.errors import ConfigError
+from vdag.errors import ConfigError, LimitsUnavailable
 
 __all__ = ["Limit", "Limits"]
 
@@ -99,7 +99,8 @@ class Limits:
         """Put a process of ours under the limit of its task, best before it takes memory.
 
         Raises:
-            ConfigError: the process or the name is none of ours, or limits are not available.
+            ConfigError: the process or the name is none of ours.
+            LimitsUnavailable: this machine does not allow limits.
         """
         _check_task(task)
         with self._lock:
@@ -116,8 +117,9 @@ class Limits:
             limit: what changes; fields that are None stay as they are, 1.0 lifts.
 
         Raises:
-            ConfigError: a value, the pid or a core is none; the process uses more memory than it
-                would be allowed; or limits are not available. What bound before still binds.
+            ConfigError: a value, the pid or a core is none.
+            LimitsUnavailable: the process uses more memory than it would be allowed, or this
+                machine does not allow limits. In either case what bound before still binds.
         """
         _check(limit)
         with self._lock:
@@ -138,6 +140,7 @@ class Limits:
 
         Raises:
             ConfigError: as of `limit_process`, or the name of the task has no meaning.
+            LimitsUnavailable: as of `limit_process`.
         """
         _check(limit)
         _check_task(task)
@@ -194,11 +197,11 @@ class Limits:
             self._tasks = tasks | {task: shared}
         try:
             self._bind(task, changed)
-        except ConfigError:
+        except (ConfigError, LimitsUnavailable):
             self._entries, self._tasks = entries, tasks
             for pid in changed.keys() - entries.keys():
                 self._enforcer.release(pid)
-            with contextlib.suppress(ConfigError):
+            with contextlib.suppress(ConfigError, LimitsUnavailable):
                 self._bind(task, changed.keys() & entries.keys())
             raise
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import psutil
 
 from vdag.control.enforcement import Claim, Limit, Mode, refused
+from vdag.errors import LimitsUnavailable
 
 __all__ = ["RlimitEnforcer"]
 
@@ -72,6 +73,8 @@ class RlimitEnforcer:
             limited = any(share is not None and share < 1 for share in shares)
             wanted = min(_LOWEST, former.niceness + _NICER) if limited else former.niceness
             _set_niceness(claim.pid, wanted)
+        except LimitsUnavailable:
+            raise
         except PermissionError as err:
             raise refused(f"pid {claim.pid} may not be limited: {err.strerror}") from err
 

@@ -20,11 +20,11 @@ from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
 from vdag.errors import ConfigError, TransportError
-from vdag.post import Patience, Post
 from vdag.tasks import TaskOptions
 from vdag.transport.exchange import Exchange
 from vdag.transport.messages import MAX_BATCH
 from vdag.transport.roster import Notice
+from vdag.workers.post import Patience, Post
 
 if TYPE_CHECKING:
     from typing_extensions import Self
