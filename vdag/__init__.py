@@ -3,10 +3,13 @@
 # General layout, each line importing only from the lines below it:
 #
 #   cli                     the commands
-#   pipeline                a graph over a source, in one process
+#   control                 a machine's resources and the limits of its processes
+#   pipeline                a graph over a source: by threads, or by worker processes
+#   job       workers       frames out and results home; processes started, watched, replaced
+#   worker                  one process: a task at work on the frames it is handed
 #   sources  sinks  tasks   where frames come from, where results go, what looks at the frames
-#   engines  transport      what runs the models; how frames travel
-#   dispatch graph results frame metrics sampling       pure: values and rules
+#   engines  transport      what runs the models; how frames travel and where they wait
+#   frame graph results     values and rules, without clock, thread or socket
 #   _native                 kernels in C and Cython, each with its twin in numpy
 #   errors                  every exception
 #
