@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import socket
 import struct
 import tempfile
 import time
@@ -20,11 +21,12 @@ import traceback
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 #: Longest wait for anything: a frame, a slot, the other process.
 TIMEOUT_S = 30.0
@@ -53,14 +55,14 @@ class Place:
         folder: for sockets; there is nothing else in it.
         shape: of the frames, `(height, width, 3)`, uint8.
         receivers: how many there are; every one gets every frame.
-        ports: free tcp ports of the loopback interface.
+        port: a free tcp port of the loopback interface.
         shared: what the contender's `share` has made.
     """
 
     folder: str
     shape: tuple[int, int, int]
     receivers: int = 1
-    ports: tuple[int, ...] = ()
+    port: int = 0
     shared: Any = None
 
     @property
@@ -265,14 +267,13 @@ def open_course(
     shape: tuple[int, int, int],
     *,
     receivers: int = 1,
-    ports: tuple[int, ...] = (),
 ) -> Iterator[Course]:
     """Start a contender's processes; on leaving, end them."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="course-"))
-        place = Place(folder, shape, receivers, ports)
+        place = Place(folder, shape, receivers, free_port())
         shared = stack.enter_context(contender.share(place))
-        place = Place(folder, shape, receivers, ports, shared)
+        place = replace(place, shared=shared)
         ends = [
             stack.enter_context(spawned(_receive, contender, place, number))[0]
             for number in range(receivers)
@@ -300,6 +301,18 @@ def spawned(body: Callable[..., None], *arguments: Any) -> Iterator[tuple[Connec
             process.kill()
             process.join()
         process.close()
+
+
+def free_port() -> int:
+    """Find a tcp port of the loopback interface that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def child_pids() -> set[int]:
+    """The processes that this one has started, and those that they have."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def process_cpu_ns(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""One hop of a frame to a task in another process, and the answer: vdag's, and that of the paper.
+"""One hop of a frame to a task in another process, and the answer: vdag's, and the reference's.
 
 The reference sends a frame as JPEG of quality 95, whose bytes go as the text of a Python literal in
 JSON by HTTP to Flask's own server, which evaluates the text and decodes the picture. Here its
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +20,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
-from transport_course import ROTATION, TIMEOUT_S, Window, process_cpu_ns, spawned
+from transport_course import ROTATION, TIMEOUT_S, Window, child_pids, process_cpu_ns, spawned
 from transport_tasks import bench_look
 
 import vdag
@@ -43,11 +43,12 @@ class VdagHop:
     def __init__(self, scenes: list[np.ndarray], stack: ExitStack) -> None:
         self._scenes = scenes
         self._due = threading.Semaphore(1)  # the first frame tells the pipeline its size
+        before = child_pids()
         pipeline = vdag.Pipeline(["bench_look"], self._source(), workers=1)
         stack.enter_context(pipeline)
         stack.callback(self._end)
         self._results = iter(pipeline)
-        self.processes = [child.pid for child in psutil.Process().children(recursive=True)]
+        self.processes = list(child_pids() - before)
         next(self._results)
 
     def hop(self) -> int:
@@ -112,7 +113,7 @@ def serve_reference(connection: Connection) -> None:
 
 def hops(side: VdagHop | ReferenceHop, count: int) -> Window:
     """Make so many hops, one after the other."""
-    processes = [psutil.Process().pid, *side.processes]
+    processes = [os.getpid(), *side.processes]
     cpu_ns = sum(map(process_cpu_ns, processes))
     latencies_s = []
     start_s = time.monotonic()

@@ -19,7 +19,6 @@ from multiprocessing.connection import Connection
 
 import cv2
 import numpy as np
-import psutil
 import zmq
 from transport_course import (
     DEPTH,
@@ -27,6 +26,7 @@ from transport_course import (
     TIMEOUT_MS,
     TIMEOUT_S,
     Window,
+    child_pids,
     process_cpu_ns,
     spawned,
 )
@@ -41,10 +41,9 @@ WARM_UP = 32
 def vdag_line(scenes: list[np.ndarray], count: int) -> tuple[Window, np.ndarray]:
     """Run a `vdag.Pipeline` with one worker; what it took, and the last tensor's pixel."""
     source = (scenes[i % len(scenes)] for i in range(WARM_UP + count))
+    before = child_pids()
     with vdag.Pipeline(["bench_preprocess"], source, workers=1) as results:
-        children = [child.pid for child in psutil.Process().children(recursive=True)]
-        pixels = _pixels(results)
-        return _measure(pixels, children, count)
+        return _measure(_pixels(results), list(child_pids() - before), count)
 
 
 def _pixels(results: vdag.Pipeline) -> Iterator[np.ndarray]:

@@ -111,7 +111,7 @@ def zenoh_session(place: Place, *, is_listening: bool) -> Any:
     import zenoh
 
     config = zenoh.Config()
-    endpoint = f"tcp/127.0.0.1:{place.ports[0]}"
+    endpoint = f"tcp/127.0.0.1:{place.port}"
     options = {
         "mode": "peer",
         "scouting/multicast/enabled": False,
@@ -200,8 +200,9 @@ def dora_node(name: str) -> Any:
     """Join the dataflow, which may not have begun yet."""
     # Read by the library: without a pool this large, bursts go through the daemon.
     os.environ["DORA_NODE_SHM_POOL_SIZE"] = str(1 << 29)
-    os.environ["RUST_LOG"] = "error"
     import dora
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # it says much about every frame
 
     deadline_s = time.monotonic() + TIMEOUT_S
     while True:

@@ -106,7 +106,7 @@ class ImageZmqSender(FrameSender):
         from imagezmq import ImageSender
 
         super().__init__(place)
-        self._sender = ImageSender(f"tcp://127.0.0.1:{place.ports[0]}")
+        self._sender = ImageSender(f"tcp://127.0.0.1:{place.port}")
 
     def send(self, seq: int, now_ns: int) -> None:
         self._sender.send_image("camera", self.stamped(seq, now_ns))
@@ -118,7 +118,7 @@ class ImageZmqReceiver:
     def __init__(self, place: Place, number: int) -> None:
         from imagezmq import ImageHub
 
-        self._hub = ImageHub(f"tcp://127.0.0.1:{place.ports[0]}")
+        self._hub = ImageHub(f"tcp://127.0.0.1:{place.port}")
 
     def receive(self, look: Callable[[Any], None]) -> None:
         image = self._hub.recv_image()[1]
@@ -141,7 +141,7 @@ class NetGearSender(FrameSender):
         from vidgear.gears import NetGear
 
         super().__init__(place)
-        port = str(place.ports[0])
+        port = str(place.port)
         self._gear = NetGear(address="127.0.0.1", port=port, **NETGEAR)
 
     def send(self, seq: int, now_ns: int) -> None:
@@ -154,7 +154,7 @@ class NetGearReceiver:
     def __init__(self, place: Place, number: int) -> None:
         from vidgear.gears import NetGear
 
-        port = str(place.ports[0])
+        port = str(place.port)
         self._gear = NetGear(address="127.0.0.1", port=port, receive_mode=True, **NETGEAR)
 
     def receive(self, look: Callable[[Any], None]) -> None:
@@ -206,7 +206,5 @@ NETGEAR_RAW = Contender(
     NetGearReceiver,
     ("vidgear", "cv2", "colorlog", "requests", "tqdm"),
 )
-QUEUE = Contender(
-    "queue", "multiprocessing.Queue", QueueSender, QueueReceiver, share=share_queue
-)
+QUEUE = Contender("queue", "multiprocessing.Queue", QueueSender, QueueReceiver, share=share_queue)
 PEERS = [PYZMQ_COPY, PYZMQ, IMAGEZMQ, NETGEAR_RAW, QUEUE]

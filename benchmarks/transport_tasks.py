@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import vdag
-from vdag._native import preprocess
+from vdag import _native as native
 
 SIDE = 640
 _TENSOR = np.empty((3, SIDE, SIDE), np.float32)
@@ -22,5 +22,5 @@ def bench_look(image: np.ndarray) -> dict[str, Any]:
 @vdag.task(outputs=["pixel"])
 def bench_preprocess(image: np.ndarray) -> dict[str, Any]:
     """Make the tensor of a detector, float32 `(3, SIDE, SIDE)` RGB in 0..1."""
-    preprocess.stretch(image, _TENSOR)
+    native.preprocess.stretch(image, _TENSOR)
     return {"pixel": _TENSOR[:, SIDE // 2, SIDE // 2].copy()}

@@ -105,9 +105,5 @@ class SlotReceiver:
         self._arena.close()
 
 
-LOAN = Contender(
-    "loan", "vdag, written into a slot", LoanSender, SlotReceiver, share=share_arena
-)
-COPY = Contender(
-    "copy", "vdag, copied into a slot", CopySender, SlotReceiver, share=share_arena
-)
+LOAN = Contender("loan", "vdag, written into a slot", LoanSender, SlotReceiver, share=share_arena)
+COPY = Contender("copy", "vdag, copied into a slot", CopySender, SlotReceiver, share=share_arena)

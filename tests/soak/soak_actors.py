@@ -129,7 +129,7 @@ class Consumer:
                 has_joined = False
                 while words["epoch"] == epoch:
                     has_joined = has_joined or try_send(exchange, [join])
-                    if self.home.poll(1000 if has_joined else 1):
+                    if self.home.poll(20 if has_joined else 1):
                         self.take(self.home.recv())
 
     def take(self, part: bytes) -> None:
@@ -176,7 +176,8 @@ def own(folder: Path, node: str) -> None:
         Exchange(folder, node=node, classes=classes, poison=poison) as exchange,
         WorkerPool(exchange, modules=[tasks], patience=PATIENCE) as pool,
     ):
-        (folder / "arena").write_text(exchange.arena.name)
+        (folder / "arena.new").write_text(exchange.arena.name)
+        os.replace(folder / "arena.new", folder / "arena")
         for task in TASKS:
             exchange.open_task(task, policy="fifo", limit=64)
             pool.add(task, count=WORKERS)

@@ -328,6 +328,13 @@ def test_list_names_this_node_and_those_it_trusts(run, folder):
     assert "gpu-1" not in run("list").stdout
 
 
+def test_list_shows_a_key_as_it_is(run):
+    key = "[b]:x:" + "1" * 34
+    run("new", "edge-1")
+    run("trust", "gpu-1", key)
+    assert key in run("list").stdout
+
+
 def test_an_error_is_an_error_of_ours_and_nothing_is_printed(run, folder):
     result = run("show")
     assert isinstance(result.exception, ConfigError)

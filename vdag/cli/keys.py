@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vdag.transport.keys import KeyFolder, default_folder
 
@@ -57,10 +58,11 @@ def list_keys(folder: Folder = None) -> None:
     table = Table()
     for column in ("node", "public key", ""):
         table.add_column(column, overflow="fold")
-    table.add_row(pair.name, pair.public, "this node", style="bold")
+    # As they are: to rich, a key may hold markup and the name of an emoji.
+    table.add_row(pair.name, Text(pair.public), "this node", style="bold")
     for name, public in found.trusted().items():
-        table.add_row(name, public, "trusted")
-    Console(markup=False).print(table)
+        table.add_row(name, Text(public), "trusted")
+    Console().print(table)
 
 
 @keys.command()
