@@ -21,6 +21,7 @@ from vdag.pipeline import Pipeline
 from vdag.results import PICTURES
 from vdag.sources import ClipGenerator, SingleFrameGenerator
 from vdag.tasks.modules import load_module
+from vdag.transport.poison import PoisonStore
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WAIT_S = 60.0
@@ -257,6 +258,17 @@ def test_a_frame_that_kills_its_workers_is_dropped_and_the_others_arrive():
     results, stats = analyse(["deadly"], pictures(12), workers=2, on_error="drop")
     assert [result["deadly"]["number"] for result in results] == [n for n in range(12) if n != 3]
     assert stats.dropped == {"poison": 1}
+
+
+def test_a_frame_that_kills_its_workers_is_kept_for_replay(tmp_path):
+    folder = tmp_path / "poison"
+    with Pipeline(["deadly"], pictures(5), workers=1, on_error="drop", poison=folder) as run:
+        assert [result.seq for result in run] == [0, 1, 2, 4]
+    (kept,) = PoisonStore(folder).frames()
+    frame = PoisonStore.load(kept)
+    assert (frame.descriptor.header.seq, frame.descriptor.here.task) == (3, "deadly")
+    assert (frame.pixels == 3).all()
+    assert "SIGKILL" in frame.report
 
 
 def test_a_frame_that_kills_its_workers_is_an_error_at_its_turn():

@@ -79,6 +79,8 @@ class Pipeline:
         max_in_flight: frames being worked on or not yet taken by the caller; by default enough
             for every thread or worker to have a batch while another waits for the caller.
         frame_timeout_s: with `workers`, a frame that is not back by then is dropped as `timeout`.
+        poison: with `workers`, a folder that keeps frames which two processes died over, for
+            replay: the descriptor, the pixels, and how the last process ended.
         on_error: `raise` hands a task's exception to the caller as a `StageError` at that frame's
             turn; `drop` counts the frame as dropped with reason `error` and goes on.
 
@@ -105,6 +107,7 @@ class Pipeline:
         policy: Policy = "block",
         max_in_flight: int | None = None,
         frame_timeout_s: float = 60.0,
+        poison: str | Path | None = None,
         on_error: Literal["raise", "drop"] = "raise",
     ) -> None:
         if workers is not None and threads is not None:
@@ -166,6 +169,7 @@ class Pipeline:
             max_in_flight=max_in_flight,
             frame_timeout_s=frame_timeout_s,
             on_error=on_error,
+            poison=poison,
         )
 
     def __iter__(self) -> Iterator[Result]:

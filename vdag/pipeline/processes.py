@@ -29,6 +29,7 @@ from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import TaskOptions, find
 from vdag.transport.exchange import Exchange
+from vdag.transport.poison import PoisonStore
 from vdag.workers import WorkerPool
 
 __all__ = ["ProcessRun"]
@@ -55,6 +56,7 @@ class ProcessRun:
         max_in_flight: None for enough that every worker has a batch, and one that waits for it.
         frame_timeout_s: how long a frame may take.
         on_error: `raise` or `drop`.
+        poison: folder for frames that two workers died over, None to keep none.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class ProcessRun:
         max_in_flight: int | None,
         frame_timeout_s: float,
         on_error: Literal["raise", "drop"],
+        poison: str | Path | None,
     ) -> None:
         if graph.generator != "SingleFrameGenerator":
             raise ConfigError(f"workers take single frames, not those of a {graph.generator}")
         modules = _modules(graph)
         self._options = dict(options)
         self._job: Job | None = None
+        self._poison = None if poison is None else PoisonStore(Path(poison))
         self._is_started = False
         limit = max_in_flight or sum(workers.values()) * (batch + 1) + batch
         with ExitStack() as stack:
@@ -158,7 +162,9 @@ class ProcessRun:
             prefix="vdag-", dir=root if root and os.access(root, os.W_OK) else None
         )
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        return stack.enter_context(Exchange(Path(folder), node="pipeline", classes=classes))
+        return stack.enter_context(
+            Exchange(Path(folder), node="pipeline", classes=classes, poison=self._poison)
+        )
 
 
 def _measure(source: Source, stack: ExitStack, *, trusted: bool) -> tuple[int, Iterable[Frame]]:
@@ -189,7 +195,7 @@ def _modules(graph: Graph) -> list[str]:
     for task in graph.tasks:
         cls = find(task)
         name = getattr(getattr(cls, "function", cls), "__module__", "")
-        if name.partition(".")[0] == __package__:
+        if name.partition(".")[0] == "vdag":
             continue
         file = getattr(sys.modules.get(name), "__file__", None)
         if file is None or name == "__main__":
