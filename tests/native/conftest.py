@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
+from ring_kit import CLASSES
 
 from vdag._native import reference_jpeg as reference
 
@@ -27,3 +29,21 @@ def codec(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     live, idle = compiled._coders()
     assert live == idle, "a handle was not given back"
     compiled._load()
+
+
+@pytest.fixture(params=["compiled", "reference"])
+def ring(request: pytest.FixtureRequest) -> ModuleType:
+    name = "ring" if request.param == "compiled" else "reference_ring"
+    return importlib.import_module(f"vdag._native.{name}")
+
+
+@pytest.fixture
+def arena(ring: ModuleType) -> Iterator[Any]:
+    with ring.Arena.create("test", CLASSES) as arena:
+        yield arena
+
+
+@pytest.fixture
+def consumer(ring: ModuleType, arena: Any) -> Iterator[Any]:
+    with ring.Arena.attach(arena.name) as consumer:
+        yield consumer

@@ -1,51 +1,13 @@
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from ring_kit import CLASSES, acquire, assert_all_free, commit
 
 from vdag.errors import ChannelClosed, ConfigError, StaleFrame, TransportError
-
-CLASSES = [(100, 4), (5000, 2), (20000, 1)]
-
-
-@pytest.fixture(params=["compiled", "reference"])
-def ring(request: pytest.FixtureRequest) -> ModuleType:
-    name = "ring" if request.param == "compiled" else "reference_ring"
-    return importlib.import_module(f"vdag._native.{name}")
-
-
-@pytest.fixture
-def arena(ring: ModuleType) -> Iterator[Any]:
-    with ring.Arena.create("test", CLASSES) as arena:
-        yield arena
-
-
-@pytest.fixture
-def consumer(ring: ModuleType, arena: Any) -> Iterator[Any]:
-    with ring.Arena.attach(arena.name) as consumer:
-        yield consumer
-
-
-def assert_all_free(arena: Any) -> None:
-    arena.check()
-    stats = arena.stats()
-    assert (stats.free, stats.leases) == (stats.slots, 0)
-
-
-def commit(arena: Any, value: int = 7, nbytes: int = 100, readers: int = 1) -> Any:
-    loan = arena.loan(nbytes)
-    np.asarray(loan)[:] = value
-    return loan.commit(readers=readers)
-
-
-def acquire(arena: Any, ref: Any) -> Any:
-    return arena.acquire(ref.slot, ref.generation)
-
 
 # ---- death ----
 
