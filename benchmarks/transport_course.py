@@ -40,8 +40,8 @@ DEPTH = 4
 STRIDE_NBYTES = 4096 - 64
 #: Added to the number of a window, the number of the frame that ends it.
 END = 1 << 63
-#: How often it is sent again where frames may be lost.
-REPEATS = 5
+#: How often it is sent again where frames may be lost; nobody reads it before the next window.
+REPEATS = DEPTH - 1
 
 _HEAD = struct.Struct("<QQ")
 _TAIL = struct.Struct("<Q")
@@ -178,11 +178,14 @@ class Watch:
         self.brightest = np.frombuffer(pixels, np.uint8)[::STRIDE_NBYTES].max()
         seq, sent_ns = _HEAD.unpack_from(pixels, 0)
         (last,) = _TAIL.unpack_from(pixels, self._nbytes - _TAIL.size)
-        self.latencies_ns.append(time.monotonic_ns() - sent_ns)
+        latency_ns = time.monotonic_ns() - sent_ns
         assert seq == last, f"frame {seq} ends as frame {last}"
         if seq >= END:
-            self.is_over = seq == self._window
+            self.is_over = seq == self._window  # else it is a late one, sent again
+            if self.is_over:
+                self.latencies_ns.append(latency_ns)
             return
+        self.latencies_ns.append(latency_ns)
         assert seq == self._due or (self._lossy and seq > self._due), f"{seq} is not {self._due}"
         self._due = seq + 1
 

@@ -1,8 +1,9 @@
 """Pipelines over processes: a source in this one, preprocessing in a second, the sink in this one.
 
-The source's frames are in memory of its own. vdag's pipeline copies them into slots, and its fused
-kernel makes the tensor where they lie; the plain one sends them without copying inside a process,
-and takes `cv2.dnn.blobFromImage`. Both look at a pixel of every tensor at the end.
+The source copies raw pictures out of a buffer that it does not own, as from a driver's: vdag's into
+slots, where its fused kernel reads them; the plain one's into memory of its own, which is sent
+without being copied inside a process, for `cv2.dnn.blobFromImage`. Both look at a pixel of every
+tensor at the end.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ def plain_line(scenes: list[np.ndarray], count: int) -> tuple[Window, np.ndarray
 def _send_all(socket: zmq.Socket[bytes], scenes: list[np.ndarray], count: int) -> None:
     trackers: deque[zmq.MessageTracker] = deque()
     header = json.dumps(scenes[0].shape).encode()
+    buffers = itertools.cycle([np.zeros_like(scenes[0]) for _ in range(ROTATION)])
     for scene in itertools.islice(itertools.cycle(scenes), count):
-        # The source makes the next frame in the memory of the oldest.
-        if len(trackers) == ROTATION - 1:
+        buffer = next(buffers)
+        if len(trackers) == ROTATION:  # ZeroMQ may still be reading what is overwritten now
             trackers.popleft().wait(TIMEOUT_S)
+        np.copyto(buffer, scene)
         socket.send(header, zmq.SNDMORE)
-        trackers.append(socket.send(scene, copy=False, track=True))
+        trackers.append(socket.send(buffer, copy=False, track=True))
     for tracker in trackers:
         tracker.wait(TIMEOUT_S)
 

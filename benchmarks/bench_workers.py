@@ -1,0 +1,217 @@
+"""Worker processes: two against one, and batches of up to 8 against batches of 1.
+
+`workers.scale_2` runs face detection over a clip at 480p by a pipeline with two worker processes
+and with one: frames per second, without loading the models. With fewer cores than workers,
+decoding and the exchange want, it cannot be 2.
+
+`workers.batching_*` sends bursts of 8 frames to one worker of face detection under the policy
+`deadline`: frames of many cameras that are triggered together. A frame misses when it is dropped,
+or comes home after its dead-line. The figure is the highest rate, in frames per second, at which no
+more than 1 % of them miss, found by halving; both sides take turns at every step. On a CPU the
+model itself gains nothing from a batch; what a batch saves there is messages, and what it costs is
+that the first frame of a burst waits for the last one.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import zmq
+from comparison import Comparison, quantile
+
+from vdag import Pipeline, SingleFrameGenerator, TaskOptions
+from vdag._native import header
+from vdag.transport import codec, messages
+from vdag.transport.channel import open_pull, open_push
+from vdag.transport.exchange import Exchange
+from vdag.workers import WorkerPool
+
+TASK, BURST = "face_detection", 8
+SCALE_ROUNDS, BURST_ROUNDS = 5, 5
+#: Frames of one try, and the share of them that may miss.
+FRAMES, MISSES = 160, 0.01
+DEADLINE_S = 0.25
+#: Halvings between a third and three times the rate of one frame after the other: 2 % apart.
+STEPS = 7
+TIMEOUT_S = 60.0
+
+
+class Site:
+    """An exchange with one worker, and a camera that is its job."""
+
+    def __init__(self, folder: Path, options: TaskOptions, pictures: list[np.ndarray], batch: int):
+        self.pictures = pictures
+        self.exchange = Exchange(folder, classes=[(pictures[0].nbytes, FRAMES)])
+        self.pool = WorkerPool(self.exchange)
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.home = open_pull(f"ipc://{folder}/job-bench", context=self.context, depth=4 * FRAMES)
+        self.push = open_push(self.exchange.address, context=self.context, depth=4 * FRAMES)
+        self.push.sndtimeo = self.home.rcvtimeo = int(TIMEOUT_S * 1e3)
+        self.exchange.open_task(TASK, policy="deadline", limit=FRAMES)
+        self.pool.add(TASK, options, max_batch=batch)
+        self.pool.wait_ready(TASK, TIMEOUT_S)
+        self.push.send(messages.encode(messages.Join("bench", f"ipc://{folder}/job-bench")))
+        self.delays_s: list[float] = []
+        self.seq = 0
+
+    def send(self, deadline_s: float) -> None:
+        """Send a burst."""
+        for _ in range(BURST):
+            pixels = self.pictures[self.seq % len(self.pictures)]
+            ref = self.exchange.arena.put(pixels, 1, TIMEOUT_S)
+            assert ref is not None
+            now_ns = time.monotonic_ns()
+            fixed = header.Header(
+                kind=header.KIND_SLOT,
+                dtype=header.DTYPES.index("uint8"),
+                shape=pixels.shape,
+                payload_nbytes=pixels.nbytes,
+                slot=ref.slot,
+                generation=ref.generation,
+                arena=ref.arena_id,
+                seq=self.seq,
+                capture_ns=now_ns,
+                deadline_ns=now_ns + int(deadline_s * 1e9),
+            )
+            route = (codec.Hop(TASK, self.exchange.address), codec.Hop("home", "ipc:///home"))
+            self.push.send(codec.encode(codec.Descriptor(fixed, "bench", "camera", route))[0])
+            self.seq += 1
+
+    def take(self) -> float:
+        """Take what became of one frame: its delay in seconds, without end if it was dropped."""
+        part = self.home.recv()
+        if messages.is_control(part):
+            return float("inf")
+        return (time.monotonic_ns() - codec.decode([part]).header.capture_ns) / 1e9
+
+    def seconds_per_frame(self) -> float:
+        """Measure a long burst."""
+        start_s = time.perf_counter()
+        for _ in range(2):
+            self.send(TIMEOUT_S)
+        for _ in range(2 * BURST):
+            self.take()
+        return (time.perf_counter() - start_s) / (2 * BURST)
+
+    def keeps_up(self, rate: float) -> bool:
+        """Send `FRAMES` frames at so many per second, in bursts; say whether they are in time."""
+        sender = threading.Thread(target=self._send_all, args=(BURST / rate,))
+        sender.start()
+        delays_s = [self.take() for _ in range(FRAMES)]
+        sender.join()
+        if sum(delay_s > DEADLINE_S for delay_s in delays_s) > MISSES * FRAMES:
+            return False
+        self.delays_s += delays_s
+        return True
+
+    def close(self) -> None:
+        self.push.close()
+        self.home.close()
+        self.context.term()
+        self.pool.close()
+        self.exchange.close()
+
+    def _send_all(self, period_s: float) -> None:
+        pause, start_s = threading.Event(), time.monotonic()
+        for burst in range(FRAMES // BURST):
+            pause.wait(max(start_s + burst * period_s - time.monotonic(), 0.0))
+            self.send(DEADLINE_S)
+
+
+@contextmanager
+def open_site(options: TaskOptions, pictures: list[np.ndarray], batch: int) -> Iterator[Site]:
+    with tempfile.TemporaryDirectory(prefix="vdag-") as folder:
+        site = Site(Path(folder), options, pictures, batch)
+        try:
+            yield site
+        finally:
+            site.close()
+
+
+def capacities(sites: list[Site], first: float) -> list[float]:
+    """Return the highest rate that each site keeps up with, within 3 of `first` frames/s."""
+    low, high = [first / 3] * len(sites), [first * 3] * len(sites)
+    for _ in range(STEPS):
+        for index, site in enumerate(sites):
+            rate = (low[index] * high[index]) ** 0.5
+            (low if site.keeps_up(rate) else high)[index] = rate
+    return low
+
+
+def clip_pictures(clips: Path, size: tuple[int, int] | None) -> list[np.ndarray]:
+    capture = cv2.VideoCapture(str(clips / "carphone_pristine.mp4"))
+    frames = [capture.read()[1] for _ in range(40)]
+    return frames if size is None else [cv2.resize(frame, size) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id", "size"),
+    [("bursty", 0, None), ("bursty_480p", 2, (640, 480))],
+)
+def bench_batching(clips, record, name, model_id, size):
+    options = TaskOptions(model_id=model_id)
+    pictures = clip_pictures(clips, size)
+    with open_site(options, pictures, BURST) as many, open_site(options, pictures, 1) as one:
+        for site in (many, one):
+            site.seconds_per_frame()
+        ratios = []
+        for _ in range(BURST_ROUNDS):
+            ours, theirs = capacities([many, one], 1 / one.seconds_per_frame())
+            print(f"{name}: {ours:.0f} against {theirs:.0f} frames/s")
+            ratios.append(ours / theirs)
+        record(
+            Comparison(
+                f"workers.batching_{name}",
+                "vdag, batches up to 8",
+                "batches of 1",
+                round(statistics.median(ratios), 3),
+                round(quantile(many.delays_s, 0.5) * 1e3, 2),
+                round(quantile(many.delays_s, 0.99) * 1e3, 2),
+                "ms",
+                BURST_ROUNDS,
+            )
+        )
+
+
+def run_pipeline(path: Path, workers: int) -> tuple[float, list[float]]:
+    """Return frames per second and the delays."""
+    source = SingleFrameGenerator(path, resolution="480p")
+    with source, Pipeline([TASK], source, models={TASK: 2}, workers=workers) as run:
+        start_s = time.perf_counter()
+        delays_s = []
+        for result in run:
+            delays_s.append(result.delay_s)
+            result.drop_frame()
+        return len(delays_s) / (time.perf_counter() - start_s), delays_s
+
+
+def bench_scale_2(clips, record):
+    path = clips / "carphone_pristine.mp4"
+    ratios, delays_s = [], []
+    for _ in range(SCALE_ROUNDS):
+        rate, delays = run_pipeline(path, 2)
+        single, _ = run_pipeline(path, 1)
+        print(f"two workers {rate:.0f}, one {single:.0f} frames/s")
+        ratios.append(rate / single)
+        delays_s += delays
+    record(
+        Comparison(
+            "workers.scale_2",
+            "vdag, 2 workers",
+            "1 worker",
+            round(statistics.median(ratios), 3),
+            round(quantile(delays_s, 0.5) * 1e3, 2),
+            round(quantile(delays_s, 0.99) * 1e3, 2),
+            "ms",
+            SCALE_ROUNDS,
+        )
+    )
