@@ -11,6 +11,7 @@ import typer
 from vdag import __version__
 from vdag.cli.doctor import doctor
 from vdag.cli.keys import keys
+from vdag.cli.node import node_main
 from vdag.cli.run import INTERRUPTED, run
 from vdag.cli.tasks import tasks
 from vdag.errors import VdagError
@@ -59,9 +60,3 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-
-
-def node_main() -> None:
-    """Run `vdag-node`, the daemon: not part of this version yet."""
-    print("vdag-node: this version runs pipelines in one process, see `vdag run`", file=sys.stderr)
-    sys.exit(2)

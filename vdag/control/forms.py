@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from email.message import Message
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser
+from python_multipart.multipart import MultipartParser
 
 from vdag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 __all__ = ["read_form"]
 

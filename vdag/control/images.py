@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdag import _native as native
+from vdag.control.json_lists import first_inside, split_lists, split_strings
 from vdag.errors import DependencyMissing, ImageError
 from vdag.frame import UInt8Image
 
@@ -45,8 +46,6 @@ __all__ = [
 MAX_SIDE = 16_384
 #: Bytes of a row of nested lists: 21 for each sample of the longest, blanks included.
 MAX_ROW_NBYTES = 1 << 20
-#: Bytes of nested lists that are looked at at once.
-BLOCK_NBYTES = 1 << 20
 
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -54,15 +53,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = re.compile(re.escape(_PNG) + rb"\0\0\0\rIHDR(.{4})(.{4})", re.DOTALL)
 _LITERAL = re.compile(r"[ \t\r\n]*[bB]['\"]")
 _DATA_URL = re.compile(r"data:image/[A-Za-z0-9.+-]{1,64};base64,")
-_QUOTE = re.compile(rb'"')
-_BLANKS = b" \t\r\n"
-_BLANKS_AND_COMMA = _BLANKS + b","
 #: First bytes of bin and str, of MessagePack's specification.
 _MSGPACK_BIN = frozenset({0xC4, 0xC5, 0xC6})
 _MSGPACK_STR = frozenset({*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB})
-#: What a bracket of JSON does to the depth.
-_STEPS = np.zeros(256, np.int8)
-_STEPS[ord("[")], _STEPS[ord("]")] = 1, -1
 
 Buffer = bytes | bytearray | memoryview
 _Sample = Annotated[int, msgspec.Meta(ge=0, le=255)]
@@ -254,10 +247,10 @@ def list_from_json(value: Buffer, bounds: Bounds) -> list[Picture]:
     view = memoryview(value)
     if _first(view) != b"[":
         raise ImageError("pictures are not in a list")
-    inside = bytes(view[1:64]).lstrip(_BLANKS)
-    if inside[:1] == b"]":
+    first = first_inside(view)
+    if first == b"]":
         return []
-    texts = _split_strings(view) if inside[:1] == b'"' else _split_lists(view)
+    texts = split_strings(view) if first == b'"' else split_lists(view)
     return [from_json(text, bounds) for text in _limited(texts, bounds)]
 
 
@@ -311,7 +304,7 @@ class _Shaped(msgspec.Struct, forbid_unknown_fields=True):
 def _from_lists(view: memoryview, bounds: Bounds) -> Picture:
     """Find the rows of nested lists, and read the first one, which tells the width."""
     rows: list[memoryview] = []
-    for row in _split_lists(view):
+    for row in split_lists(view):
         if len(row) > MAX_ROW_NBYTES:
             raise ImageError(f"row {len(rows)} of {len(row)} bytes exceeds limit {MAX_ROW_NBYTES}")
         if len(rows) == MAX_SIDE:
@@ -319,7 +312,7 @@ def _from_lists(view: memoryview, bounds: Bounds) -> Picture:
         rows.append(row)
     if not rows:
         raise ImageError("picture is an empty list")
-    is_gray = bytes(rows[0][1:64]).lstrip(_BLANKS)[:1] != b"["
+    is_gray = first_inside(rows[0]) != b"["
     width = len(_read_row(rows[0], 0, is_gray=is_gray))
     _check_size(width, len(rows), bounds)
     return _Lists(rows, width, len(rows), is_gray)
@@ -334,65 +327,6 @@ def _read_row(text: memoryview, number: int, *, is_gray: bool) -> NDArray[np.uin
     except msgspec.DecodeError as err:
         raise ImageError(f"row {number} of the picture: {_lower(err)}") from err
     return np.fromiter(chain.from_iterable(pixels), np.uint8, 3 * len(pixels)).reshape(-1, 3)
-
-
-def _split_lists(view: memoryview) -> Iterator[memoryview]:
-    """Yield the items of a JSON list of lists, without making objects of what is inside.
-
-    Brackets inside strings are counted too; then what is yielded is no list of numbers, which its
-    reader notices.
-    """
-    codes = np.frombuffer(view, np.uint8)
-    depth, start = 0, 1
-    for base in range(0, len(codes), BLOCK_NBYTES):
-        steps = _STEPS[codes[base : base + BLOCK_NBYTES]]
-        (places,) = np.nonzero(steps)
-        steps = steps[places]
-        depths = depth + np.cumsum(steps, dtype=np.int64)
-        for end in (places[(depths == 1) & (steps < 0)] + base + 1).tolist():
-            # JSON permits nothing before an item but blanks and a comma.
-            yield view[start + _skip(view, start) : end]
-            start = end
-        if len(depths):
-            depth = int(depths[-1])
-    if bytes(view[start : start + 64]).strip(_BLANKS)[:1] != b"]" or depth:
-        raise ImageError("picture is not made of lists alone")
-
-
-def _split_strings(view: memoryview) -> Iterator[memoryview]:
-    """Yield the items of a JSON list of strings, as text with their quotes."""
-    start = 1
-    while True:
-        start += _skip(view, start)
-        first = bytes(view[start : start + 1])
-        if first == b"]":
-            return
-        if first != b'"':
-            raise ImageError("list has an item that is no string")
-        end = start + 1
-        while True:
-            quote = _QUOTE.search(view, end)
-            assert quote is not None, "the text is known to be JSON"
-            end = quote.end()
-            if not _is_escaped(view, end - 1):
-                break
-        yield view[start:end]
-        start = end
-
-
-def _is_escaped(view: memoryview, place: int) -> bool:
-    count = 0
-    while view[place - 1 - count] == 0x5C:
-        count += 1
-    return count % 2 == 1
-
-
-def _skip(view: memoryview, start: int) -> int:
-    """Return the number of blanks and commas from `start` on."""
-    length = 0
-    while start + length < len(view) and view[start + length] in _BLANKS_AND_COMMA:
-        length += 1
-    return length
 
 
 def _limited(texts: Iterator[memoryview], bounds: Bounds) -> Iterator[memoryview]:

@@ -11,7 +11,7 @@ others without making objects of them. Four encodings mean the same:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -254,7 +254,8 @@ class RequestReader:
         value = source.value(name, ROWS.get(name, Any), MAX_VALUE_NBYTES)
         if name not in ROWS:
             return value
-        array: NDArray[np.float32] = np.array(value, np.float32).reshape(SHAPES[name])
+        with np.errstate(over="ignore"):  # too large for it is infinite, which is refused below
+            array: NDArray[np.float32] = np.array(value, np.float32).reshape(SHAPES[name])
         if not np.isfinite(array).all():
             raise ConfigError(f"{name} has a number that is not finite")
         return array
@@ -361,7 +362,7 @@ def _decode(name: str, text: memoryview, kind: Any, *, is_json: bool) -> Any:
         raise ConfigError(f"field {name}: {_rephrase(err)}") from err
 
 
-def _named(name: str, read: Any) -> Any:
+def _named(name: str, read: Callable[[], _T]) -> _T:
     """Say in which field a picture is wrong."""
     try:
         return read()

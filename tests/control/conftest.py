@@ -1,0 +1,53 @@
+"""A node with the documents' tasks, a caller, and a picture of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from node_kit import Caller, Running
+
+from vdag import _native as native
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Running]:
+    """Serves the four tasks; two workers for cars."""
+    node = Running(
+        "--set", "service.tasks.face_detection={}",
+        "--set", "service.tasks.face_alignment={}",
+        "--set", "service.tasks.car_detection={workers=2}",
+        "--set", "service.tasks.helmet_detection={}",
+        "--set", "service.slots=[[640, 480, 24], [1280, 720, 4]]",
+        "--set", "service.max_body_nbytes=8388608",
+    )  # fmt: skip
+    yield node
+    assert node.stop() == 0, "".join(node.log)
+
+
+@pytest.fixture
+def caller(node: Running) -> Iterator[Caller]:
+    caller = Caller(node.url)
+    yield caller
+    caller.close()
+
+
+@pytest.fixture(scope="session")
+def portrait(clips: Path) -> np.ndarray:
+    """The first frame of the carphone clip: one face, 176x144."""
+    with av.open(str(clips / "carphone_pristine.mp4")) as container:
+        return next(container.decode(video=0)).to_ndarray(format="bgr24")
+
+
+@pytest.fixture(scope="session")
+def jpeg(portrait: np.ndarray) -> bytes:
+    return bytes(native.jpeg.encode(portrait, quality=95))
+
+
+@pytest.fixture(scope="session")
+def literal(jpeg: bytes) -> str:
+    """The documents' text of a picture."""
+    return native.literal.encode(jpeg)

@@ -1,0 +1,89 @@
+"""A node as a process of its own, and a caller of its service."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 60.0
+MAIN = "from vdag.cli import node_main; node_main()"
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Caller:
+    """Asks a node, over one connection."""
+
+    def __init__(self, url: str) -> None:
+        self.place = urllib.parse.urlsplit(url).netloc
+        self._connection = http.client.HTTPConnection(self.place, timeout=TIMEOUT_S)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._connection.request(method, path, body, names)
+        response = self._connection.getresponse()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, found, response.read())
+
+    def get(self, path: str, **headers: str) -> Reply:
+        return self.ask("GET", path, **headers)
+
+    def post(self, path: str, content: Any, kind: str = "application/json", **more: str) -> Reply:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return self.ask("POST", path, body, content_type=kind, **more)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Running:
+    """A `vdag-node`; ended by SIGTERM, after which nothing may be left of it."""
+
+    def __init__(self, *arguments: str, **variables: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="vt-"))  # short: paths of sockets are
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, "--port", "0", "-v", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(self.folder), **variables},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self.url = self._wait_url()
+
+    def _wait_url(self) -> str:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
+            if found := re.search(r"serving on (http://\S+)", line):
+                return found[1]
+        raise AssertionError("".join(self.log))
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        _, rest = self.process.communicate(timeout=TIMEOUT_S)
+        self.log.append(rest)
+        with contextlib.suppress(FileNotFoundError):
+            assert list(self.folder.iterdir()) == []
+            self.folder.rmdir()
+        return self.process.returncode

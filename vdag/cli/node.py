@@ -1,0 +1,90 @@
+"""`vdag-node`: the daemon."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vdag import __version__
+from vdag.config import load_config
+from vdag.errors import ConfigError, DependencyMissing, VdagError
+
+__all__ = ["node_main"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+#: Modules that the extra `serve` brings.
+SERVE_MODULES = frozenset({"fastapi", "prometheus_client", "python_multipart", "uvicorn"})
+
+
+@app.command()
+def node(
+    roles: Annotated[
+        list[str] | None,
+        typer.Option("--role", help="What the node does: service. May be repeated."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="TOML file with the settings.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; beyond loopback with a token.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the service.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Holds the token that callers have to show.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting, such as node.name=gate-3."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check the settings, print them, and end.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Run a node: serve tasks on :5500 by worker processes, until SIGTERM or Ctrl-C."""
+    if version:
+        print(__version__)
+        return
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+    flags = dict(_assignment(text) for text in settings or [])
+    if roles:
+        flags["node.roles"] = str(roles)
+    for name, value in (("host", host), ("port", port), ("token_file", token_file)):
+        if value is not None:
+            flags[f"service.{name}"] = str(value)
+    found = load_config(config, os.environ, flags)
+    if check:
+        print(found)
+        return
+    try:
+        from vdag.node import run
+    except ImportError as err:
+        if err.name in SERVE_MODULES:
+            raise DependencyMissing(str(err.name), "serve") from err
+        raise
+    run(found)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ConfigError(f"--set {text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
+def node_main() -> None:
+    """Run `vdag-node`; an error of ours is one line on stderr and exit status 2."""
+    try:
+        app()
+    except VdagError as err:
+        print(f"vdag-node: {err}", file=sys.stderr)
+        sys.exit(2)
