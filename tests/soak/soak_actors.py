@@ -4,9 +4,10 @@
     python soak_actors.py owner FOLDER NODE       an exchange with its workers
 
 A nursery answers each line, "consumer" or "producer STREAM", with the pid of the child. An owner
-says "ready" when all of its workers serve, and answers each line: "stats" with a line of JSON, after
-it has checked its books and its memory; "close" ends it. In FOLDER are the exchange's sockets, the
-file `ledger`, and `arena`, with the name of the shared memory; `soak_ledger` has the rest.
+says "ready" when all of its workers serve, and answers each line with a line of JSON: "stats" when
+it has checked its books, "check" when it has checked its memory too, at which nobody may be at
+work; "close" ends it. In FOLDER are the exchange's sockets, the file `ledger`, see `soak_ledger`,
+and the file `arena` with the name of the shared memory.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Producer:
         """Go on for ever; after every change of the owner, with its memory."""
         words = self.ledger.words
         while True:
-            epoch = int(words["epoch"])
+            epoch = int(words["open"])
             try:
                 arena = ring.Arena.attach((self.folder / "arena").read_text(), writable=True)
             except TransportError:  # its owner was killed since
@@ -70,7 +71,7 @@ class Producer:
                 continue
             words["epochs"][self.stream] = epoch
             with arena, open_push(self.address, context=self.context, depth=DEPTH) as exchange:
-                while words["epoch"] == epoch:
+                while words["open"] == epoch:
                     pause = int(words["pause"])
                     words["resting"][self.stream] = pause
                     if pause % 2 or not self.send_one(arena, exchange):
@@ -187,12 +188,13 @@ def own(folder: Path, node: str) -> None:
         for line in iter(sys.stdin.readline, "close\n"):
             if not line:
                 break
+            if line == "check\n":
+                exchange.arena.check()
             print(json.dumps(_report(exchange, pool)), flush=True)
 
 
 def _report(exchange: Exchange, pool: WorkerPool) -> dict[str, Any]:
     exchange.check()
-    exchange.arena.check()
     stats = exchange.stats()
     arena = stats.arena
     return {
@@ -201,6 +203,7 @@ def _report(exchange: Exchange, pool: WorkerPool) -> dict[str, Any]:
         "dropped": dict(stats.dropped),
         "inside": stats.waiting + stats.outstanding,
         "unsent": stats.unsent,
+        "jobs": stats.jobs,
         "malformed": stats.malformed,
         "refused": stats.refused,
         "free": arena.free == arena.slots and arena.leases == 0,

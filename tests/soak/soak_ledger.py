@@ -1,9 +1,9 @@
 """What became of every frame, in a file that outlives whoever writes it.
 
 The frames of all streams are numbered together: `seq % STREAMS` is the stream of a frame, so that
-pixels of another frame are another's by their number alone. A producer notes a frame before it sends
-it, and takes that back if it could not; the consumer notes what came of it. Each word has one writer.
-What a killed process has written stays, for the file is mapped and shared.
+pixels of another frame are known by their number alone. A producer notes a frame before it sends
+it, and takes that back if it could not; the consumer notes what came of it. Each word has one
+writer. What a killed process has written stays, for the file is mapped and shared.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FRONT = np.dtype([("number", "<u8"), ("crc", "<u4")])
 _WORDS = np.dtype(
     [
         ("epoch", "i8"),  # of the exchange's owner, by the test
+        ("open", "i8"),  # the epoch for which the consumer has joined, by the test
         ("pause", "i8"),  # producers are to rest while it is odd, by the test
         ("resting", "i8", STREAMS),  # the `pause` that each producer obeys
         ("next", "i8", STREAMS),  # by the producer
@@ -69,14 +70,10 @@ class Ledger:
             latest_ns[stream] = max(latest_ns[stream], self.sent_ns[seq])
         self.words["results"] += 1
 
-    def sent(self, start: int, end: int) -> np.ndarray:
-        """Return the numbers of the frames from `start` to `end` that were sent."""
-        return start + np.flatnonzero(self.sent_ns[start:end])
-
-    @property
-    def end(self) -> int:
-        """A number beyond those of all frames."""
-        return (int(self.words["next"].max()) + 1) * STREAMS
+    def sent(self, since_ns: int = 0) -> np.ndarray:
+        """Return the numbers of the frames that were sent after some time."""
+        end = (int(self.words["next"].max()) + 1) * STREAMS
+        return np.flatnonzero(self.sent_ns[:end] > since_ns)
 
 
 def shape_of(seq: int) -> tuple[int, int, int]:

@@ -11,9 +11,9 @@ import vdag
 
 #: In the environment: a file that says what was torn or stale, if anything ever was.
 EVIDENCE = "VDAG_SOAK_EVIDENCE"
-#: In the environment: a folder in which the first worker of `pace` leaves a mark, and is slow.
-SLOW = "VDAG_SOAK_SLOW"
-SLOW_S, FAST_S = 0.1, 0.01
+#: In the environment: how long the first worker of `pace` takes, and how long all others do, in
+#: seconds, and a file that the first one makes.
+PACE = "VDAG_SOAK_PACE"
 
 
 @vdag.task(outputs=["crc"])
@@ -30,18 +30,18 @@ def verify_again(image, seq, crc):
 
 
 class Pace:
-    """Takes its time over every frame: one worker ten times as long as the others."""
+    """Takes its time over every frame; one worker takes another time than the others."""
 
     signature = vdag.Signature(frozenset({"seq"}), frozenset({"pid"}))
     max_batch = 1
 
     def __init__(self, options):
+        first_s, other_s, mark = os.environ[PACE].split(maxsplit=2)
         try:
-            (Path(os.environ[SLOW]) / "slow").touch(exist_ok=False)
+            Path(mark).touch(exist_ok=False)
+            self._work_s = float(first_s)
         except FileExistsError:
-            self._work_s = FAST_S
-        else:
-            self._work_s = SLOW_S
+            self._work_s = float(other_s)
 
     def process(self, batch):
         threading.Event().wait(self._work_s)
