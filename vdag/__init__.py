@@ -3,7 +3,7 @@
 # General layout, each line importing only from the lines below it:
 #
 #   cli                     the commands
-#   control                 a machine's resources and the limits of its processes
+#   node  control  config   the daemon; REST, a machine's resources, limits of processes; settings
 #   pipeline                a graph over a source: by threads, or by worker processes
 #   job       workers       frames out and results home; processes started, watched, replaced
 #   worker                  one process: a task at work on the frames it is handed
