@@ -212,9 +212,10 @@ def _read(path: Path) -> dict[str, Any]:
     if len(text) > MAX_FILE_NBYTES:
         raise ConfigError(f"config {path} exceeds {MAX_FILE_NBYTES} bytes")
     try:
-        return tomllib.loads(text.decode())
+        document: dict[str, Any] = tomllib.loads(text.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ConfigError(f"config {path} is not TOML: {err}") from err
+    return document
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
