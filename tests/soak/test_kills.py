@@ -9,7 +9,6 @@ producers rest: then no frame may be lost without an explanation, and nothing ma
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import random
 import statistics
@@ -185,9 +184,3 @@ def print_summary(chain: Chain, kills: list[Kill]) -> None:
 
 def test_the_chain_survives_40_kills_or_12_seconds_of_them(chain: Chain) -> None:
     kill_under_load(chain, 40, audit_every=20, limit_s=12.0)
-
-
-@pytest.mark.slow
-def test_the_chain_survives_1000_kills_or_8_minutes_of_them(chain: Chain) -> None:
-    faulthandler.cancel_dump_traceback_later()  # the time-out of other tests
-    kill_under_load(chain, 1000, audit_every=25, limit_s=480.0)
