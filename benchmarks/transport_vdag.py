@@ -13,7 +13,7 @@ from transport_course import ROTATION, TIMEOUT_MS, TIMEOUT_S, Contender, Place, 
 from vdag._native import header as native_header
 from vdag._native.ring import Arena, SlotRef
 from vdag.transport.channel import open_pull, open_push
-from vdag.transport.codec import Descriptor, Hop, decode_head, encode
+from vdag.transport.codec import Envelope, Hop, decode_header
 
 #: More than there are slots: it is these that hold a sender up.
 MESSAGES = 4 * ROTATION
@@ -40,7 +40,7 @@ class LoanSender:
             socket = open_push(place.address(number), context=self._context, depth=MESSAGES)
             socket.sndtimeo = TIMEOUT_MS
             self._sockets.append(socket)
-        self._route = (Hop("look", place.address(0)),)
+        self._envelope = Envelope("bench", "camera", (Hop("look", place.address(0)),))
 
     def send(self, seq: int, now_ns: int) -> None:
         nbytes = self._place.nbytes
@@ -66,7 +66,7 @@ class LoanSender:
             generation=reference.generation,
             offset=reference.offset,
         )
-        part = encode(Descriptor(header, "bench", "camera", self._route))[0]
+        part = self._envelope.seal(header)
         for socket in self._sockets:
             socket.send(part)
 
@@ -96,7 +96,7 @@ class SlotReceiver:
         self._socket.rcvtimeo = TIMEOUT_MS
 
     def receive(self, look: Callable[[Any], None]) -> None:
-        header = decode_head([self._socket.recv()]).header
+        header = decode_header([self._socket.recv()])
         with self._arena.acquire(header.slot, header.generation) as view:
             look(view)
 

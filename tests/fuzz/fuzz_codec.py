@@ -21,7 +21,14 @@ import atheris
 with atheris.instrument_imports(include=["vdag"]):
     from vdag._native import header as native_header
     from vdag.errors import FrameFormatError
-    from vdag.transport.codec import Descriptor, Hop, decode, decode_head, encode
+    from vdag.transport.codec import (
+        Descriptor,
+        Hop,
+        decode,
+        decode_head,
+        decode_header,
+        encode,
+    )
 
 import numpy as np
 
@@ -55,7 +62,9 @@ def one_input(data: bytes) -> None:
     end = LENGTH.size + LENGTH.unpack_from(data)[0]
     parts = [data[LENGTH.size :]] if end > len(data) else [data[LENGTH.size : end], data[end:]]
     try:
+        header = decode_header(parts)
         head = decode_head(parts)
+        assert head.header == header
         descriptor = decode(parts)
     except FrameFormatError:
         return

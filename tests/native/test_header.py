@@ -112,7 +112,7 @@ def test_every_field_lies_where_the_table_says(kernel: ModuleType) -> None:
 def test_both_kernels_have_the_same_constants() -> None:
     compiled, reference = both()
     names = [name for name in reference.__all__ if name.isupper()]
-    assert len(names) == 16
+    assert len(names) == 17
     for name in names:
         assert getattr(compiled, name) == getattr(reference, name), name
 
@@ -236,9 +236,10 @@ CONSTRUCTOR_ERRORS = [
 def test_a_header_that_could_not_be_read_cannot_be_made(
     kernel: ModuleType, values: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(FrameFormatError) as caught:
-        kernel.Header(**values)
-    assert str(caught.value) == message
+    for make in (kernel.Header, kernel.Header().replace):
+        with pytest.raises(FrameFormatError) as caught:
+            make(**values)
+        assert str(caught.value) == message
 
 
 def test_the_largest_of_everything_is_allowed(kernel: ModuleType) -> None:
@@ -274,6 +275,9 @@ def test_a_number_that_is_not_whole_is_a_type_error(kernel: ModuleType, bad: obj
         kernel.Header(capture_ns=bad)
     with pytest.raises(TypeError):
         kernel.Header(shape=(bad,))
+    for name in FRAME:
+        with pytest.raises(TypeError):
+            kernel.Header().replace(**{name: (bad,) if name == "shape" else bad})
 
 
 def test_numpy_integers_are_numbers(kernel: ModuleType) -> None:

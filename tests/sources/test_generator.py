@@ -115,6 +115,35 @@ def test_frames_are_written_into_the_memory_that_the_caller_gives() -> None:
     assert [claim.released for _, claim in slots] == [1, 0]
 
 
+def test_memory_can_be_given_while_frames_are_read() -> None:
+    memory = np.zeros((60, 80, 3), np.uint8)
+    with open_source([gradient()] * 3, resolution="80x60") as source:
+        assert source.frame_size == (80, 60)
+        before = source.read()
+        source.allocate = lambda *_: (memory, None)
+        inside = source.read()
+        source.allocate = None
+        behind = source.read()
+    assert before is not None
+    assert inside is not None
+    assert behind is not None
+    assert inside.pixels is memory
+    assert np.array_equal(before.pixels, memory)
+    assert np.array_equal(behind.pixels, memory)
+    assert not np.shares_memory(before.pixels, memory)
+    assert not np.shares_memory(behind.pixels, memory)
+
+
+def test_frames_have_the_size_of_the_pictures_unless_they_are_resized() -> None:
+    with open_source("synthetic:8x6@30") as source:
+        assert source.frame_size == (8, 6)
+        source.reconfigure(resolution="4x2")
+        assert source.frame_size == (4, 2)
+        frame = source.read()
+    assert frame is not None
+    assert frame.pixels.shape == (2, 4, 3)
+
+
 def test_memory_with_padded_rows_is_written_into() -> None:
     memory = np.zeros((60, 100, 3), np.uint8)
     with open_source(

@@ -19,10 +19,12 @@ from vdag.errors import FrameFormatError
 from vdag.transport.codec import (
     INLINE_NBYTES,
     Descriptor,
+    Envelope,
     Hop,
     advance,
     decode,
     decode_head,
+    decode_header,
     encode,
 )
 
@@ -76,7 +78,7 @@ def assert_same(one: Descriptor, other: Descriptor) -> None:
 names = st.text(max_size=60)
 addresses = st.builds(
     "{}://{}".format,
-    st.sampled_from(["inproc", "ipc", "tcp", "shm"]),
+    st.sampled_from(["inproc", "ipc", "tcp", "shm", "http"]),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40),
 )
 hops = st.builds(Hop, st.text(min_size=1, max_size=60), addresses)
@@ -130,6 +132,29 @@ def test_any_descriptor_arrives_as_it_was(sent):
         arrived.route,
         arrived.here,
     )
+    assert decode_header(parts) == arrived.header
+
+
+@given(descriptors())
+def test_an_envelope_writes_what_encode_writes(sent):
+    bare = msgspec.structs.replace(sent, context={})
+    envelope = Envelope(sent.job, sent.name, sent.route)
+    assert (envelope.job, envelope.name, envelope.route) == (sent.job, sent.name, sent.route)
+    if sent.payload is None:
+        header = sent.header.replace(route_nbytes=8, context_nbytes=77)
+        assert envelope.seal(header) == envelope.seal(sent.header) == encode(bare)[0]
+        return
+    kind = native_header.KINDS[sent.header.kind]
+    with pytest.raises(FrameFormatError, match=f"^no payload does not go with kind {kind}$"):
+        envelope.seal(sent.header)
+
+
+def test_an_envelope_refuses_what_could_not_be_read():
+    envelope = Envelope("job-17", "cam", ROUTE)
+    with pytest.raises(FrameFormatError, match=r"^hop 4 exceeds the 3 hops of the route$"):
+        envelope.seal(in_a_slot(hop=4))
+    with pytest.raises(FrameFormatError, match=r"^job of 256 bytes exceeds limit 255$"):
+        Envelope("j" * 256, "cam", ROUTE)
 
 
 def test_a_descriptor_of_a_slot_is_one_small_part():
@@ -234,7 +259,7 @@ def test_a_descriptor_that_cannot_travel_is_refused_before_it_leaves(change, tex
         "",
         "tcp",
         "tcp://",
-        "http://host",
+        "ftp://host",
         "ipc:///a b",
         "ipc:///a\n",
         "TCP://host",
@@ -309,6 +334,16 @@ def test_parts_that_are_no_descriptor_are_refused(parts, text):
     for read in (decode, decode_head):
         with pytest.raises(FrameFormatError, match=f"^{re.escape(text)}$"):
             read(parts)
+
+
+def test_a_receiver_of_pixels_does_not_look_at_route_and_context():
+    (part,) = encode(descriptor())
+    start = native_header.HEADER_NBYTES
+    broken = bytearray(part)
+    broken[start:] = b"\xff" * (len(part) - start)
+    assert decode_header([broken]) == decode_header([part])
+    with pytest.raises(FrameFormatError, match=r"^first part of \d+ bytes is not \d+ bytes long$"):
+        decode_header([broken[:-1]])
 
 
 def test_a_route_too_long_to_be_remembered_is_read_all_the_same():

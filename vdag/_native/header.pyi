@@ -7,6 +7,7 @@ u32, arena u64, generation u64, offset u64, payload_nbytes u64, slot u32, route_
 context_nbytes u32, padding u32.
 """
 
+from collections.abc import Sequence
 from typing import Any, final
 
 from typing_extensions import Buffer
@@ -16,6 +17,7 @@ VERSION: int
 HEADER_NBYTES: int
 MAX_HOP: int
 MAX_NDIM: int
+MAX_INLINE_NBYTES: int
 MAX_OFFSET: int
 MAX_PAYLOAD_NBYTES: int
 MAX_ROUTE_NBYTES: int
@@ -124,6 +126,9 @@ class Header:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
-def pack(header: Header) -> bytes: ...
+def pack(
+    header: Header, *, route_nbytes: int | None = None, context_nbytes: int | None = None
+) -> bytes: ...
 def pack_into(header: Header, buffer: Buffer, offset: int = 0) -> None: ...
 def unpack(buffer: Buffer, offset: int = 0) -> Header: ...
+def unpack_message(parts: Sequence[Buffer]) -> Header: ...

@@ -37,6 +37,7 @@ cdef enum:
     LAST_DTYPE = 11
     HOP_LIMIT = 64
     NDIM_LIMIT = 4
+    INLINE_LIMIT = 4096
 
 cdef uint64_t OFFSET_LIMIT = 1 << 40
 cdef uint64_t PAYLOAD_LIMIT = 1 << 30
@@ -49,6 +50,7 @@ VERSION = 1
 HEADER_NBYTES = NBYTES
 MAX_HOP = HOP_LIMIT
 MAX_NDIM = NDIM_LIMIT
+MAX_INLINE_NBYTES = INLINE_LIMIT
 MAX_OFFSET = OFFSET_LIMIT
 MAX_PAYLOAD_NBYTES = PAYLOAD_LIMIT
 MAX_ROUTE_NBYTES = ROUTE_LIMIT
@@ -93,18 +95,12 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
                  cam_frame_id=0, capture_ns=0, deadline_ns=0, pts_ns=None, payload_nbytes=0,
                  route_nbytes=0, context_nbytes=0, arena=0, slot=0, generation=0, offset=0):
         cdef vdag_header raw
-        cdef Py_ssize_t axis, ndim
         sizes = tuple(shape)
-        ndim = len(sizes)
         _blank(&raw)
         try:
             raw.kind = _int(kind)
             raw.dtype = _int(dtype)
-            if ndim > NDIM_LIMIT:
-                raise FrameFormatError(f"ndim {ndim} exceeds limit {NDIM_LIMIT}")
-            raw.ndim = <uint8_t>ndim
-            for axis in range(ndim):
-                raw.shape[axis] = _int(sizes[axis])
+            _set_shape(&raw, sizes)
             raw.flags = _int(flags)
             raw.hop = _int(hop)
             raw.plan = _int(plan)
@@ -113,10 +109,7 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
             raw.cam_frame_id = _int(cam_frame_id)
             raw.capture_ns = _int(capture_ns)
             raw.deadline_ns = _int(deadline_ns)
-            if pts_ns is not None:
-                raw.pts_ns = _int(pts_ns)
-                if raw.pts_ns == INT64_MIN:
-                    raise OverflowError("this value stands for none")
+            _set_pts(&raw, pts_ns)
             raw.payload_nbytes = _int(payload_nbytes)
             raw.route_nbytes = _int(route_nbytes)
             raw.context_nbytes = _int(context_nbytes)
@@ -220,9 +213,16 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
             FrameFormatError: the result would not be valid.
             TypeError: there is no such field.
         """
-        values = {name: getattr(self, name) for name, _ in INTEGERS}
-        values.update(changes)
-        return Header(**values)
+        cdef Header header = Header.__new__(Header)
+        header.raw = self.raw
+        try:
+            for name, value in changes.items():
+                _set(&header.raw, name, value)
+        except OverflowError as err:
+            values = {name: getattr(self, name) for name, _ in INTEGERS} | changes
+            raise _out_of_range(tuple(values.values())) from err
+        _check_fields(&header.raw)
+        return header
 
     def __eq__(self, other):
         # Equal fields are equal bytes: what is unused is zero.
@@ -238,9 +238,21 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
         return f"Header({values})"
 
 
-def pack(Header header not None):
-    """Return the header's `HEADER_NBYTES` bytes."""
-    return PyBytes_FromStringAndSize(<const char *>&header.raw, NBYTES)
+def pack(Header header not None, *, route_nbytes=None, context_nbytes=None):
+    """Return the header's `HEADER_NBYTES` bytes, with other lengths if they are given.
+
+    Raises:
+        FrameFormatError: a length is out of its range.
+    """
+    cdef vdag_header raw
+    if route_nbytes is None and context_nbytes is None:
+        return PyBytes_FromStringAndSize(<const char *>&header.raw, NBYTES)
+    raw = header.raw
+    if route_nbytes is not None:
+        raw.route_nbytes = _length("route_nbytes", route_nbytes, ROUTE_LIMIT)
+    if context_nbytes is not None:
+        raw.context_nbytes = _length("context_nbytes", context_nbytes, CONTEXT_LIMIT)
+    return PyBytes_FromStringAndSize(<const char *>&raw, NBYTES)
 
 
 def pack_into(Header header not None, buffer, Py_ssize_t offset=0):
@@ -273,127 +285,63 @@ def unpack(buffer, Py_ssize_t offset=0):
         FrameFormatError: the bytes are not a valid header of this version; the message names the
             field, its value and the limit.
     """
-    cdef Py_buffer view
     cdef Header header = Header.__new__(Header)
-    try:
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
-    except (BufferError, ValueError) as err:
-        raise FrameFormatError("buffer is not contiguous") from err
-    try:
-        _check_room(view.len, offset)
-        # Copied before it is checked: the writer of a shared buffer may still be at work.
-        memcpy(&header.raw, <const char *>view.buf + offset, NBYTES)
-    finally:
-        PyBuffer_Release(&view)
-    _check_frame(&header.raw)
-    _check_fields(&header.raw)
+    _read(&header.raw, buffer, offset, "buffer")
     return header
 
 
-cdef inline object _int(object value):
-    # Cython by itself would cut a float off.
-    return value if isinstance(value, int) else index(value)
+def unpack_message(parts):
+    """Read the header of a descriptor's message, and compare the lengths of all parts with it.
+
+    Args:
+        parts: the message as it was received: contiguous buffers, of which nothing is trusted.
+
+    Raises:
+        FrameFormatError: the first part does not begin with a valid header, or the parts are not
+            those that it announces. What lies between header and payload is not looked at.
+    """
+    cdef Header header = Header.__new__(Header)
+    cdef Py_ssize_t count = len(parts), first
+    if count == 0:
+        raise FrameFormatError("a message of no parts is no descriptor")
+    first = _read(&header.raw, parts[0], 0, "part")
+    _check_lengths(&header.raw, count, first, _nbytes(parts[1]) if count == 2 else 0)
+    return header
 
 
-cdef void _blank(vdag_header *raw) noexcept:
-    memset(raw, 0, NBYTES)
-    memcpy(raw.magic, b"VDAG", 4)
-    raw.version = 1
-    raw.header_nbytes = NBYTES
-    raw.pts_ns = INT64_MIN
+cdef Py_ssize_t _read(
+    vdag_header *raw, object buffer, Py_ssize_t offset, str what
+) except -1:
+    """Read and check a header; return how long the buffer is."""
+    cdef Py_buffer view
+    cdef Py_ssize_t nbytes
+    try:
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    except (BufferError, ValueError) as err:
+        raise FrameFormatError(f"{what} is not contiguous") from err
+    try:
+        nbytes = view.len
+        _check_room(nbytes, offset)
+        # Copied before it is checked: the writer of a shared buffer may still be at work.
+        memcpy(raw, <const char *>view.buf + offset, NBYTES)
+    finally:
+        PyBuffer_Release(&view)
+    _check_frame(raw)
+    _check_fields(raw)
+    return nbytes
 
 
-cdef tuple _shape(const vdag_header *raw):
-    return tuple([raw.shape[axis] for axis in range(raw.ndim)])
+cdef Py_ssize_t _nbytes(object part) except -1:
+    cdef Py_buffer view
+    cdef Py_ssize_t nbytes
+    try:
+        PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
+    except (BufferError, ValueError) as err:
+        raise FrameFormatError("part is not contiguous") from err
+    nbytes = view.len
+    PyBuffer_Release(&view)
+    return nbytes
 
 
-cdef int _check_room(Py_ssize_t nbytes, Py_ssize_t offset) except -1:
-    if offset < 0 or nbytes - offset < NBYTES:
-        raise FrameFormatError(
-            f"buffer of {nbytes} bytes has no header of {NBYTES} at offset {offset}"
-        )
-    return 0
-
-
-cdef int _check_frame(const vdag_header *raw) except -1:
-    cdef int axis
-    if memcmp(raw.magic, b"VDAG", 4) != 0:
-        raise FrameFormatError(f"magic {raw.magic[:4]!r} is not {MAGIC!r}")
-    if raw.version != 1:
-        raise FrameFormatError(f"version {raw.version} is not {VERSION}")
-    if raw.header_nbytes != NBYTES:
-        raise FrameFormatError(f"header_nbytes {raw.header_nbytes} is not {NBYTES}")
-    if raw.padding != 0:
-        raise FrameFormatError(f"padding {raw.padding} is not 0")
-    _check_limit("ndim", raw.ndim, NDIM_LIMIT)
-    for axis in range(raw.ndim, NDIM_LIMIT):
-        if raw.shape[axis] != 0:
-            raise FrameFormatError(f"shape[{axis}] {raw.shape[axis]} is not 0 with ndim {raw.ndim}")
-    return 0
-
-
-cdef inline int _check_limit(str name, uint64_t value, uint64_t limit) except -1:
-    if value > limit:
-        raise FrameFormatError(f"{name} {value} exceeds limit {limit}")
-    return 0
-
-
-cdef int _check_fields(const vdag_header *raw) except -1:
-    _check_limit("kind", raw.kind, LAST_KIND)
-    _check_limit("dtype", raw.dtype, LAST_DTYPE)
-    _check_limit("hop", raw.hop, HOP_LIMIT)
-    _check_limit("offset", raw.offset, OFFSET_LIMIT)
-    _check_limit("payload_nbytes", raw.payload_nbytes, PAYLOAD_LIMIT)
-    _check_limit("route_nbytes", raw.route_nbytes, ROUTE_LIMIT)
-    _check_limit("context_nbytes", raw.context_nbytes, CONTEXT_LIMIT)
-    return _check_together(raw)
-
-
-cdef int _check_together(const vdag_header *raw) except -1:
-    cdef bint is_raw = raw.kind == CODE_INLINE or raw.kind == CODE_SLOT
-    cdef uint64_t nbytes
-    if (raw.dtype == 0) != (raw.ndim == 0):
-        raise FrameFormatError(f"ndim {raw.ndim} does not go with dtype {DTYPES[raw.dtype]}")
-    if (raw.kind == CODE_NONE and raw.dtype != 0) or (is_raw and raw.dtype == 0):
-        raise FrameFormatError(f"dtype {DTYPES[raw.dtype]} does not go with kind {KINDS[raw.kind]}")
-    if raw.kind == CODE_NONE and raw.payload_nbytes != 0:
-        raise FrameFormatError(f"payload_nbytes {raw.payload_nbytes} exceeds limit 0 of kind none")
-    nbytes = _array_nbytes(raw)
-    if nbytes > PAYLOAD_LIMIT:
-        raise FrameFormatError(
-            f"shape {_shape(raw)} of {DTYPES[raw.dtype]} exceeds limit {PAYLOAD_LIMIT} bytes"
-        )
-    if is_raw and raw.payload_nbytes != nbytes:
-        raise FrameFormatError(
-            f"payload_nbytes {raw.payload_nbytes} is not {nbytes}, "
-            f"the size of shape {_shape(raw)} of {DTYPES[raw.dtype]}"
-        )
-    return 0
-
-
-cdef uint64_t _array_nbytes(const vdag_header *raw) noexcept:
-    """Bytes of the array, or any number above the limit as soon as its sizes exceed that."""
-    cdef uint64_t nbytes = ITEM_NBYTES[raw.dtype]
-    cdef bint empty = False
-    cdef int axis
-    for axis in range(raw.ndim):
-        if raw.shape[axis] == 0:
-            empty = True
-            continue
-        nbytes *= raw.shape[axis]  # at most 2**30 times less than 2**32: no overflow
-        if nbytes > PAYLOAD_LIMIT:
-            return nbytes
-    return 0 if empty else nbytes
-
-
-cdef object _out_of_range(tuple values):
-    """Find the field that did not fit, for the message."""
-    for (name, bits), value in zip(INTEGERS, values, strict=True):
-        low, high = (0, (1 << bits) - 1) if bits else (-(1 << 63), (1 << 63) - 1)
-        if name == "pts_ns":
-            low, value = low + 1, 0 if value is None else value
-        for axis, item in enumerate(value if name == "shape" else (value,)):
-            if not low <= index(item) <= high:
-                label = f"shape[{axis}]" if name == "shape" else name
-                return FrameFormatError(f"{label} {index(item)} outside {low}..{high}")
-    return FrameFormatError("a field is out of its range")
+include "header_fields.pxi"
+include "header_checks.pxi"

@@ -61,6 +61,10 @@ class SingleFrameGenerator:
         options: more options for FFmpeg, such as `{"rtsp_transport": "udp"}`.
         allocate: gives the memory that frames are written into; by default each has its own.
 
+    Attributes:
+        allocate: the same, from the next frame that is read; any thread may set it. A pipeline with
+            workers puts its shared memory here for as long as it runs, unless there is something.
+
     Raises:
         ConfigError: an argument has no meaning.
         SourceError: the video cannot be opened.
@@ -86,7 +90,7 @@ class SingleFrameGenerator:
         _check_arguments(pace, read_timeout_s, fps=fps, cam_fps=cam_fps)
         self._fps = self._sampled_fps = fps
         self._size = parse_resolution(resolution or "native")
-        self._allocate = allocate
+        self.allocate = allocate
         self._timeout_s = read_timeout_s
         reconnect = Reconnect() if reconnect is None else reconnect
         self._reader = open_reader(
@@ -106,6 +110,11 @@ class SingleFrameGenerator:
         self._ended = False
         self._pending: Picture | None = None
         self._seq = self._skipped = self._late = self._errors = self._consecutive_errors = 0
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Width and height of the frames from the next one on, in pixels; 0 when unknown."""
+        return self._size or (self.width, self.height)
 
     def read(self, timeout_s: float | None = None) -> Frame | None:
         """Return the next frame, None at the end or after `close`.
@@ -264,9 +273,10 @@ class SingleFrameGenerator:
         """Return the pixels at the wanted size, in the memory of `allocate` if there is one."""
         height, width = pixels.shape[:2]
         size = self._size or (width, height)
-        if self._allocate is None:
+        allocate = self.allocate
+        if allocate is None:
             return (pixels if size == (width, height) else _resize(pixels, size)), None
-        target, lease = self._allocate(*size)
+        target, lease = allocate(*size)
         try:
             if size == (width, height):
                 np.copyto(target, pixels)

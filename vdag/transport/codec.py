@@ -10,8 +10,10 @@ The first part is, one after the other,
                `INLINE_NBYTES` long
 
 A longer payload is the second part, so that it is sent without being copied; there is never a
-third. The route stays the same from hop to hop: only `hop` in the header moves on. So the routes
-of late are remembered, and an exchange, which needs nothing else, reads a `Head`.
+third. The route stays the same from hop to hop: only `hop` in the header moves on. So whoever sends
+many frames the same way writes its route once, as an `Envelope`; whoever receives them remembers
+the routes of late; an exchange, which needs nothing else, reads a `Head`, and whoever only wants
+the pixels the header.
 
 Everything may come from the network. Whatever is not exactly what `encode` writes raises
 `FrameFormatError`, and nothing is allocated before its size was compared with the bytes at hand.
@@ -40,16 +42,18 @@ if TYPE_CHECKING:
 __all__ = [
     "INLINE_NBYTES",
     "Descriptor",
+    "Envelope",
     "Head",
     "Hop",
     "advance",
     "decode",
     "decode_head",
+    "decode_header",
     "encode",
 ]
 
 #: Payloads up to this size travel in the first part.
-INLINE_NBYTES = 4096
+INLINE_NBYTES = native_header.MAX_INLINE_NBYTES
 MAX_NAME_NBYTES = 255
 MAX_ENDPOINT_NBYTES = 255
 #: Routes longer than this are not remembered.
@@ -58,7 +62,7 @@ MAX_KNOWN_ROUTE_NBYTES = 2048
 _HEADER_NBYTES = native_header.HEADER_NBYTES
 _CARRIED = frozenset({native_header.KIND_INLINE, native_header.KIND_JPEG, native_header.KIND_H264})
 _LENGTH = struct.Struct("<I")
-_ENDPOINT = re.compile(r"(inproc|ipc|tcp|shm)://[!-~]+", re.ASCII)
+_ENDPOINT = re.compile(r"(http|inproc|ipc|tcp|shm)://[!-~]+", re.ASCII)
 
 
 class Hop(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +70,8 @@ class Hop(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         task: what is done there; the last hop of a route is usually the job's home.
-        endpoint: address of the exchange, `inproc://`, `ipc://`, `tcp://` or `shm://`.
+        endpoint: address of the exchange, `inproc://`, `ipc://`, `tcp://` or `shm://`; or `http://`
+            of a node that does tasks only by the documented REST.
     """
 
     task: str
@@ -124,6 +129,40 @@ class Descriptor(msgspec.Struct, frozen=True, eq=False):
         return self.route[self.header.hop] if self.header.hop < len(self.route) else None
 
 
+class Envelope:
+    """What the descriptors of one way have in common: written once, put around every frame.
+
+    Args:
+        job: id of the job the frames belong to.
+        name: the stream's name.
+        route: every hop, the last of them usually the job's home.
+
+    Raises:
+        FrameFormatError: a name, an address or the whole exceeds its limit.
+    """
+
+    __slots__ = ("_part", "job", "name", "route")
+
+    def __init__(self, job: str, name: str, route: tuple[Hop, ...]) -> None:
+        self.job, self.name, self.route = job, name, route
+        self._part = _write_route(job, name, route)
+
+    def seal(self, header: Header) -> bytes:
+        """Write the descriptor of a frame in which nothing was found yet: a message of one part.
+
+        Args:
+            header: of the kind slot or none; what it says about route and context is ignored.
+
+        Raises:
+            FrameFormatError: the payload would have to travel too, or the hop exceeds the route.
+        """
+        if header.kind in _CARRIED:
+            _check_payload(header, None)
+        _check_hop(header.hop, len(self.route))
+        part = self._part
+        return native_header.pack(header, route_nbytes=len(part), context_nbytes=0) + part
+
+
 def encode(descriptor: Descriptor) -> list[bytes | memoryview]:
     """Write a descriptor.
 
@@ -140,10 +179,9 @@ def encode(descriptor: Descriptor) -> list[bytes | memoryview]:
     route = _write_route(descriptor.job, descriptor.name, descriptor.route)
     _check_hop(header.hop, len(descriptor.route))
     context = wire_context.pack(descriptor.context)
-    header = header.replace(
-        route_nbytes=len(route), context_nbytes=sum(map(len, context)) if context else 0
-    )
-    pieces = [native_header.pack(header), route, *context]
+    context_nbytes = sum(map(len, context)) if context else 0
+    front = native_header.pack(header, route_nbytes=len(route), context_nbytes=context_nbytes)
+    pieces = [front, route, *context]
     if payload is None:
         return [b"".join(pieces)]
     if payload_nbytes <= INLINE_NBYTES:
@@ -161,16 +199,15 @@ def decode(parts: Sequence[Buffer]) -> Descriptor:
     Raises:
         FrameFormatError: the parts are not exactly a descriptor of this version.
     """
-    view, head = _open(parts)
+    head = decode_head(parts)
     header = head.header
     start = _HEADER_NBYTES + header.route_nbytes
     end = start + header.context_nbytes
     payload: memoryview | None = None
     if header.kind in _CARRIED:
-        payload = view[end:] if len(parts) == 1 else _bytes_of(parts[1])
-    return Descriptor(
-        header, head.job, head.name, head.route, wire_context.unpack(view[start:end]), payload
-    )
+        payload = _bytes_of(parts[0])[end:] if len(parts) == 1 else _bytes_of(parts[1])
+    context = wire_context.unpack(_bytes_of(parts[0])[start:end]) if end > start else {}
+    return Descriptor(header, head.job, head.name, head.route, context, payload)
 
 
 def decode_head(parts: Sequence[Buffer]) -> Head:
@@ -179,7 +216,25 @@ def decode_head(parts: Sequence[Buffer]) -> Head:
     Raises:
         FrameFormatError: the parts are not a descriptor of this version, as far as that shows.
     """
-    return _open(parts)[1]
+    header = native_header.unpack_message(parts)
+    first = parts[0]
+    if type(first) is not bytes:
+        first = _bytes_of(first)
+    section = bytes(first[_HEADER_NBYTES : _HEADER_NBYTES + header.route_nbytes])
+    known = len(section) <= MAX_KNOWN_ROUTE_NBYTES
+    job, name, route = _read_known_route(section) if known else _read_route(section)
+    _check_hop(header.hop, len(route))
+    return Head(header, job, name, route)
+
+
+def decode_header(parts: Sequence[Buffer]) -> Header:
+    """Read what a receiver needs that only wants the pixels; of the rest, the lengths are checked.
+
+    Raises:
+        FrameFormatError: the header is none of this version, or the parts are not as long as it
+            says.
+    """
+    return native_header.unpack_message(parts)
 
 
 def advance(descriptor: Descriptor, outputs: dict[str, Any]) -> Descriptor:
@@ -207,32 +262,6 @@ def advance(descriptor: Descriptor, outputs: dict[str, Any]) -> Descriptor:
         {**descriptor.context, here.task: outputs},
         descriptor.payload,
     )
-
-
-def _open(parts: Sequence[Buffer]) -> tuple[memoryview, Head]:
-    """Check the lengths of all parts against the header, and read header and route."""
-    if not parts:
-        raise FrameFormatError("a message of no parts is no descriptor")
-    view = _bytes_of(parts[0])
-    header = native_header.unpack(view)
-    payload_nbytes = header.payload_nbytes if header.kind in _CARRIED else 0
-    inline_nbytes = payload_nbytes if payload_nbytes <= INLINE_NBYTES else 0
-    due = _HEADER_NBYTES + header.route_nbytes + header.context_nbytes + inline_nbytes
-    if view.nbytes != due:
-        raise FrameFormatError(f"first part of {view.nbytes} bytes is not {due} bytes long")
-    if len(parts) != (1 if inline_nbytes == payload_nbytes else 2):
-        raise FrameFormatError(
-            f"message of {len(parts)} parts with a payload of {payload_nbytes} bytes"
-        )
-    if len(parts) == 2 and (second := _bytes_of(parts[1]).nbytes) != payload_nbytes:
-        raise FrameFormatError(f"second part of {second} bytes is not {payload_nbytes} bytes long")
-    if header.route_nbytes % 8:
-        raise FrameFormatError(f"route_nbytes {header.route_nbytes} is not a multiple of 8")
-    section = bytes(view[_HEADER_NBYTES : _HEADER_NBYTES + header.route_nbytes])
-    known = len(section) <= MAX_KNOWN_ROUTE_NBYTES
-    job, name, route = _read_known_route(section) if known else _read_route(section)
-    _check_hop(header.hop, len(route))
-    return view, Head(header, job, name, route)
 
 
 def _bytes_of(part: Buffer) -> memoryview:
