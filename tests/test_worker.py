@@ -28,7 +28,7 @@ from vdag.transport import codec, messages
 TIMEOUT_MS = 20_000
 SHAPE = (8, 6, 3)
 TASKS = """
-import os, signal, vdag
+import os, signal, vdag, vdag.errors
 
 @vdag.task(outputs=["mean"])
 def brightness(image):
@@ -45,6 +45,10 @@ class Pairs:
 
     def __init__(self, options):
         print("loading", flush=True)
+
+    def warm_up(self, max_batch):
+        if "COLD" in os.environ:
+            raise vdag.errors.EngineError(f"cannot run {max_batch}")
 
     def process(self, batch):
         if batch[0]["image"][0, 0, 0] == 100:
@@ -100,7 +104,7 @@ class Desk:
 
     def greet(self, child: Child, credit: int = 4) -> None:
         assert self.take() == messages.Hello("w", "secret", child.pid)
-        assert self.take() == messages.Ready("w", "secret", credit, credit)
+        assert self.take() == messages.Ready("w", "secret", credit + 1, credit)
 
     def part(self, seq: int, value: int, task: str = "pairs", **fields) -> bytes:
         ref = self.arena.put(np.full(SHAPE, value, np.uint8))
@@ -167,12 +171,11 @@ def test_a_worker_answers_a_batch_and_stops_when_told(desk: Desk):
     child = desk.start(task="brightness")
     desk.greet(child, credit=1)
     desk.give(7, 40, task="brightness")
-    assert desk.take() == messages.Ready("w", "secret", 1, 1)  # for its next frame, while it works
     done = desk.take()
     context = found(done.frames[0])
-    assert (done.worker, done.token, done.batch) == ("w", "secret", 7)
+    assert (done.worker, done.token, done.batch, done.credit) == ("w", "secret", 7, 1)
     assert context["brightness"] == {"mean": 40.0}
-    assert context[messages.TIMES] == {"brightness": [done.start_ns, done.end_ns]}
+    assert context[messages.TIMES] == {"brightness": [done.start_ns, done.end_ns, child.pid]}
     desk.send(messages.Stop())
     ending = desk.end(child, STOPPED)
     assert ending.error is None
@@ -184,12 +187,10 @@ def test_a_frame_on_which_the_task_raises_fails_alone(desk: Desk):
     child = desk.start(task="brightness")
     desk.greet(child, credit=1)
     desk.give(0, 255, task="brightness")
-    assert isinstance(desk.take(), messages.Ready)
     (failure,) = desk.take().frames
     assert failure.error == "ValueError: too bright"
     assert re.search(r'tasks.py", line \d+, in brightness\n', failure.traceback)
     desk.give(1, 1, task="brightness")
-    assert isinstance(desk.take(), messages.Ready)
     assert found(desk.take().frames[0])["brightness"] == {"mean": 1.0}
     assert desk.arena.stats().leases == 0
 
@@ -200,18 +201,17 @@ def test_batches_that_came_meanwhile_are_worked_on_together(desk: Desk, monkeypa
     monkeypatch.setenv("GATE", str(gate))
     child = desk.start()
     desk.greet(child)
-    desk.give(0, 100)
-    assert desk.take() == messages.Ready("w", "secret", 1, 4)
+    desk.give(0, 100, 100)
+    assert desk.take() == messages.Ready("w", "secret", 1, 4)  # it has begun with two, not with one
     for number in range(1, 4):
         desk.give(number, 1, 2)
     with gate.open("wb"):  # opens when the worker stands at it
         pass
-    replies = [desk.take() for _ in range(6)]
-    assert [reply.credit for reply in replies if isinstance(reply, messages.Ready)] == [4, 2]
-    done = [reply for reply in replies if isinstance(reply, messages.Done)]
+    done = [desk.take() for _ in range(4)]
     assert [reply.batch for reply in done] == [0, 1, 2, 3]
     sizes = [found(frame)["pairs"]["size"] for reply in done for frame in reply.frames]
-    assert sizes == [1, 4, 4, 4, 4, 2, 2]
+    assert sizes == [2, 2, 4, 4, 4, 4, 2, 2]
+    assert [reply.credit for reply in done] == [4, 2, 0, 1]
     assert done[1].start_ns == done[2].start_ns < done[3].start_ns
 
 
@@ -224,7 +224,7 @@ def test_sigterm_ends_a_worker_after_its_batch(desk: Desk):
     child = desk.start()
     desk.greet(child)
     desk.give(0, 200, 200)
-    assert isinstance(desk.take(), messages.Ready)
+    assert desk.take() == messages.Ready("w", "secret", 1, 4)
     assert [found(frame)["pairs"]["size"] for frame in desk.take().frames] == [2, 2]
     assert desk.end(child, STOPPED).tail == "loading\nclosed"
 
@@ -243,7 +243,6 @@ def test_nonsense_in_its_inbox_is_ignored(desk: Desk):
         desk.outlet.send(part)
     desk.send(messages.Leave("job"))
     desk.give(0, 3, task="brightness")
-    assert isinstance(desk.take(), messages.Ready)
     assert found(desk.take().frames[0])["brightness"] == {"mean": 3.0}
     desk.send(messages.Stop())
     assert "message ignored: magic b'xxxx' is not b'VCTL'" in desk.end(child, STOPPED).tail
@@ -285,6 +284,13 @@ def test_a_worker_without_its_tasks_file_or_task_says_so(desk: Desk):
     ending = desk.end(desk.start("face_detection", options=TaskOptions(model_id=9)), NO_TASK)
     assert type(ending.error) is ConfigError
     assert str(ending.error).startswith("face_detection has no model_id 9, expected one of ")
+
+
+def test_a_worker_that_cannot_be_warmed_up_says_why_and_closes_its_task(desk: Desk, monkeypatch):
+    monkeypatch.setenv("COLD", "1")
+    ending = desk.end(desk.start(max_batch=3), NO_TASK)
+    assert (type(ending.error), str(ending.error)) == (EngineError, "cannot run 3")
+    assert "\nclosed\n" in ending.tail + "\n"
 
 
 def test_a_worker_without_a_node_ends(desk: Desk):

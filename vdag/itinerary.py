@@ -9,8 +9,9 @@ Every route ends at the job's home.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,21 @@ from vdag.frame import Frame
 from vdag.graph import Graph
 from vdag.results import PICTURES, Outputs
 from vdag.transport import codec
-from vdag.transport.codec import Descriptor, Hop
+from vdag.transport.codec import Descriptor, Envelope, Hop
 
 if TYPE_CHECKING:
     from vdag._native.ring import SlotRef
 
-__all__ = ["HOME", "MAX_BRANCHES", "Itinerary", "branches", "lighten", "luggage", "plan_itinerary"]
+__all__ = [
+    "HOME",
+    "MAX_BRANCHES",
+    "Itinerary",
+    "branches",
+    "briefing",
+    "lighten",
+    "luggage",
+    "plan_itinerary",
+]
 
 #: What the last hop of a route is called; no task, as tasks are identifiers.
 HOME = "~home"
@@ -34,6 +44,8 @@ HOME = "~home"
 MAX_BRANCHES = 18
 #: Tasks that take another task's pictures only when they do not have the frame.
 FRAME_FIRST = frozenset({"face_alignment"})
+#: Names of streams whose envelopes an itinerary remembers.
+MAX_KNOWN_NAMES = 64
 _UINT8 = header.DTYPES.index("uint8")
 
 
@@ -47,6 +59,7 @@ class Itinerary:
         plan: number of the plan.
         routes: per branch the hops of its tasks, then home.
         branch_of: task to the index of its branch in `routes`.
+        exchange: endpoint of the node that the frames come home to.
     """
 
     job: str
@@ -54,15 +67,22 @@ class Itinerary:
     plan: int
     routes: tuple[tuple[Hop, ...], ...]
     branch_of: Mapping[str, int]
+    exchange: str = ""
+    _known: dict[str, tuple[Envelope, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def is_here(self, task: str) -> bool:
+        """Whether a task is done by the node that the frames come home to, by its clock."""
+        route = self.routes[self.branch_of[task]]
+        return Hop(task, self.exchange) in route
 
     @property
     def first_tasks(self) -> tuple[str, ...]:
         """The tasks that frames go to first, one per branch."""
         return tuple(route[0].task for route in self.routes)
 
-    def descriptors(
-        self, frame: Frame, reference: SlotRef, deadline_ns: int
-    ) -> Iterator[bytes | memoryview]:
+    def descriptors(self, frame: Frame, reference: SlotRef, deadline_ns: int) -> Iterator[bytes]:
         """Yield a frame's descriptors, one per route, each a message of one part.
 
         Args:
@@ -90,10 +110,18 @@ class Itinerary:
             generation=reference.generation,
             offset=reference.offset,
         )
+        for envelope in self._known.get(frame.stream) or self._envelopes(frame.stream):
+            yield envelope.seal(fixed)
+
+    def _envelopes(self, stream: str) -> tuple[Envelope, ...]:
+        """Return an envelope per route, and remember them."""
         # The name is for people; that of a file may be longer than a descriptor carries.
-        name = frame.stream.encode("utf-8", "replace")[: codec.MAX_NAME_NBYTES]
-        for route in self.routes:
-            yield codec.encode(Descriptor(fixed, self.job, name.decode(errors="ignore"), route))[0]
+        name = stream.encode("utf-8", "replace")[: codec.MAX_NAME_NBYTES].decode(errors="ignore")
+        if len(self._known) == MAX_KNOWN_NAMES:
+            self._known.clear()
+        envelopes = tuple(Envelope(self.job, name, route) for route in self.routes)
+        self._known[stream] = envelopes
+        return envelopes
 
     def branch_home(self, descriptor: Descriptor) -> int:
         """Return the branch that a descriptor brings home.
@@ -149,6 +177,11 @@ def lighten(graph: Graph) -> Graph:
     return Graph(graph.generator, graph.tasks, edges)
 
 
+def briefing(graph: Graph) -> bytes:
+    """Return what workers are told of a job's graph: a `messages.Dag`."""
+    return json.dumps(lighten(graph).to_dag()).encode()
+
+
 def luggage(graph: Graph, task: str, outputs: Outputs) -> Outputs:
     """Return what of a task's outputs travels on with its frame.
 
@@ -199,9 +232,10 @@ def plan_itinerary(
         for branch in split
     )
     try:
+        number = header.Header(plan=plan, stream=stream)
         for route in routes:
-            codec.encode(Descriptor(header.Header(plan=plan, stream=stream), job, route=route))
+            Envelope(job, "", route).seal(number)
     except FrameFormatError as err:
         raise PlanError(f"plan {plan} cannot travel: {err}") from err
     branch_of = {task: index for index, branch in enumerate(split) for task in branch}
-    return Itinerary(job, stream, plan, routes, MappingProxyType(branch_of))
+    return Itinerary(job, stream, plan, routes, MappingProxyType(branch_of), exchange)

@@ -17,12 +17,35 @@ import numpy as np
 
 from vdag.frame import Frame
 
-__all__ = ["Outputs", "Result", "to_json"]
+__all__ = ["Outputs", "Result", "TaskParts", "to_json"]
 
 Outputs = dict[str, Any]
 
 #: Fields that hold pictures: carried between tasks, left out of JSON lines.
 PICTURES = frozenset({"image", "faces"})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskParts:
+    """Where a frame's time at one task went.
+
+    Attributes:
+        transfer_s: from the end of the task before, or from the capture, until the frame was in the
+            queue of this task; between two nodes, whose clocks differ, what nothing else explains.
+        queue_s: in that queue.
+        compute_s: of the batch that the frame was in.
+        pid: of the worker, on its node; 0 if not known.
+    """
+
+    transfer_s: float
+    queue_s: float
+    compute_s: float
+    pid: int = 0
+
+    @property
+    def total_s(self) -> float:
+        """All of it."""
+        return self.transfer_s + self.queue_s + self.compute_s
 
 
 @dataclass(slots=True)
@@ -40,6 +63,9 @@ class Result:
         delay_s: from the frame's capture to its last task's end.
         task_delay_s: task name to the seconds of the batch that the frame was in.
         frame: the frame itself, for sinks that draw; None after `drop_frame()`.
+        plan: number of the plan that it was made under; 0 without plans.
+        parts: task name to where the time went; only of frames that worker processes have seen.
+        home_s: of the way home from the last task; likewise.
     """
 
     stream: str
@@ -52,6 +78,9 @@ class Result:
     delay_s: float = 0.0
     task_delay_s: dict[str, float] = field(default_factory=dict)
     frame: Frame | None = field(default=None, repr=False)
+    plan: int = 0
+    parts: dict[str, TaskParts] = field(default_factory=dict)
+    home_s: float = 0.0
 
     def __getitem__(self, task: str) -> Outputs:
         return self.outputs[task]

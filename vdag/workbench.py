@@ -6,6 +6,7 @@ The frames of a batch may belong to different jobs, whose graphs feed the task d
 from __future__ import annotations
 
 import json
+import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,7 @@ class Workbench:
         self._instance = instance
         self._stage = Stage(graph, task, [instance], owned=True)
         self._arena = arena
+        self._pid = os.getpid()
         self._graphs: dict[str, Graph] = {}
         self._faulty: dict[str, str] = {}
 
@@ -92,11 +94,12 @@ class Workbench:
             except (GraphError, ValueError, RecursionError) as err:
                 self._faulty[job] = f"graph of job {job}: {err}"
 
-    def work(self, parts: Sequence[bytes]) -> Answers:
+    def work(self, parts: Sequence[bytes], arrived_ns: Sequence[int] = ()) -> Answers:
         """Run the task on frames, as one batch.
 
         Args:
             parts: their descriptors. The leases in them are used up, whatever happens.
+            arrived_ns: of each when it came to the exchange; empty for not known.
         """
         opened = [self._open(part) for part in parts]
         frames = [frame for frame in opened if isinstance(frame, _Frame)]
@@ -111,11 +114,12 @@ class Workbench:
             else ()
         )
         end_ns = time.monotonic_ns()
+        times = [start_ns, end_ns, self._pid]
         answers = [
-            self._answer(frame, next(results), [start_ns, end_ns])
+            self._answer(frame, next(results), [*times, *arrived_ns[index : index + 1]])
             if isinstance(frame, _Frame)
             else frame
-            for frame in opened
+            for index, frame in enumerate(opened)
         ]
         for frame in frames:
             if frame.view is not None:
@@ -179,14 +183,14 @@ class Workbench:
         return inputs
 
     def _answer(
-        self, frame: _Frame, result: Outputs | StageError, times_ns: list[int]
+        self, frame: _Frame, result: Outputs | StageError, times: list[int]
     ) -> messages.Found | messages.Failure:
         if isinstance(result, StageError):
             return _failure(result)
         context = dict(frame.descriptor.context)
         graph = self._graphs.get(frame.descriptor.job)
         context[self._task] = result if graph is None else luggage(graph, self._task, result)
-        context[messages.TIMES] = {**context.get(messages.TIMES, {}), self._task: times_ns}
+        context[messages.TIMES] = {**context.get(messages.TIMES, {}), self._task: times}
         try:
             packed = b"".join(wire_context.pack(context))
             frame.descriptor.header.replace(context_nbytes=len(packed))

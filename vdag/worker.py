@@ -1,9 +1,14 @@
 """`python -m vdag.worker`: a process that works on one task for an exchange.
 
-It loads its task, says `Hello`, announces credit, and answers each `Batch` with a `Done`, until it
-is told to stop. While it works on frames it has credit for as many more, so that its next batch is
-there when this one is through; what has come meanwhile is worked on together, up to the task's
-`max_batch`. It holds no state of any job that it could not lose.
+It loads its task, runs it once to warm it up, says `Hello`, announces credit, and answers each
+`Batch` with a `Done`, until it is told to stop. It holds no state of any job that it could not
+lose.
+
+While it works on frames it has credit for `max_batch` more, so that its next batch is there when
+this one is through; what has come meanwhile is worked on together, up to `max_batch`. Credit costs
+no message of its own where one goes out anyway: with the answer to a batch comes the credit for the
+frames that it begins with now. If there are none, it is credit for one, which it can only begin
+with at once; if it then gets several together, it says at their begin how many.
 
 `child` has the protocol with its parent, with whom it dies, and the exit statuses.
 """
@@ -14,6 +19,7 @@ import ctypes
 import faulthandler
 import logging
 import os
+import select
 import signal
 import sys
 from collections import deque
@@ -46,6 +52,7 @@ SEND_TIMEOUT_MS = 10_000
 LOOK_AROUND_MS = 1_000
 #: What it has said before it ends on a signal goes out within this time.
 LINGER_MS = 1_000
+_POLLIN = int(zmq.POLLIN)
 #: From <linux/prctl.h>, see prctl(2).
 PR_SET_PDEATHSIG = 1
 
@@ -72,9 +79,10 @@ class Worker:
         self._exchange = open_push(settings.exchange, context=self._context, depth=MESSAGES)
         self._exchange.sndtimeo = SEND_TIMEOUT_MS
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poller = zmq.Poller()
-        self._poller.register(self._inbox, zmq.POLLIN)
-        self._poller.register(self._wake, zmq.POLLIN)
+        self._poll = select.poll()
+        # Readable when the inbox has news, and not again before `_take_in` has found it empty.
+        self._poll.register(int(self._inbox.getsockopt(zmq.FD)), select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
         self._bench = Workbench(settings.task, instance, self._arena)
 
     def run(self) -> None:
@@ -87,13 +95,14 @@ class Worker:
         signal.set_wakeup_fd(self._waker)  # else a signal would not end a poll
         name, token = self._settings.worker, self._settings.token
         self._send(messages.Hello(name, token, os.getpid()))
-        self._announce(self._max_batch)
-        while True:
-            self._listen(0 if self._waiting else LOOK_AROUND_MS)
-            if self._waiting:
-                self._work()
-            if self._is_stopping:
-                return
+        self._send(messages.Ready(name, token, self._max_batch + 1, self._max_batch))
+        while not self._is_stopping:
+            self._listen(LOOK_AROUND_MS)
+            batches = self._together()
+            if (count := _frames(batches)) > 1:
+                self._send(messages.Ready(name, token, count - 1, self._max_batch))
+            while batches:
+                batches = self._work(batches)
 
     def close(self) -> None:
         """Close the task, the sockets and the shared memory."""
@@ -110,14 +119,16 @@ class Worker:
         self._is_stopping = True
 
     def _listen(self, timeout_ms: int) -> None:
-        """Take in what has come; wait for something, but not for long."""
-        if not self._poller.poll(timeout_ms) and os.getppid() != self._settings.parent:
+        """Wait for something, but not for long, and take in what has come."""
+        if not self._poll.poll(timeout_ms) and os.getppid() != self._settings.parent:
             raise TransportError(f"parent {self._settings.parent} is gone")
-        while True:
+        self._take_in()
+
+    def _take_in(self) -> None:
+        # Asking first costs a quarter of the exception that says there is nothing.
+        while int(self._inbox.getsockopt(zmq.EVENTS)) & _POLLIN:
             try:
                 message = messages.decode(self._inbox.recv(zmq.DONTWAIT))
-            except zmq.Again:
-                return
             except FrameFormatError as err:
                 logger.warning("message ignored: %s", err)
                 continue
@@ -127,15 +138,26 @@ class Worker:
             elif isinstance(message, messages.Stop):
                 self._is_stopping = True
 
-    def _work(self) -> None:
-        """Work on the batches that wait, as many as fit into one."""
-        batches = [self._waiting.popleft()]
-        count = len(batches[0].frames)
-        while self._waiting and count + len(self._waiting[0].frames) <= self._max_batch:
+    def _together(self) -> list[messages.Batch]:
+        """Take the batches that wait, as many as fit into one."""
+        batches: list[messages.Batch] = []
+        count = 0
+        while self._waiting:
             count += len(self._waiting[0].frames)
+            if batches and count > self._max_batch:
+                break
             batches.append(self._waiting.popleft())
-        self._announce(count)
-        answers = self._bench.work([part for batch in batches for part in batch.frames])
+        return batches
+
+    def _work(self, batches: list[messages.Batch]) -> list[messages.Batch]:
+        """Work on batches together and answer each; return those to go on with at once."""
+        answers = self._bench.work(
+            [part for batch in batches for part in batch.frames],
+            [arrived_ns for batch in batches for arrived_ns in batch.arrived_ns],
+        )
+        self._take_in()
+        following = [] if self._is_stopping else self._together()
+        credit = _frames(following) or 1
         start = 0
         for batch in batches:
             end = start + len(batch.frames)
@@ -146,13 +168,11 @@ class Worker:
                 answers.frames[start:end],
                 answers.start_ns,
                 answers.end_ns,
+                credit,
             )
             self._send(done)
-            start = end
-
-    def _announce(self, credit: int) -> None:
-        settings = self._settings
-        self._send(messages.Ready(settings.worker, settings.token, credit, self._max_batch))
+            start, credit = end, 0
+        return following
 
     def _send(self, message: messages.Message) -> None:
         try:
@@ -181,12 +201,23 @@ def main() -> int:
     try:
         for path in settings.modules:
             load_module(Path(path))
-        instance = tasks.load(settings.task, settings.options)
+        instance = _load(settings)
     except (Exception, SystemExit) as err:  # user code may raise anything
         logger.exception("task %s cannot be loaded", settings.task)
         said.write(_refusal(err))
         return NO_TASK
     return _serve(settings, instance)
+
+
+def _load(settings: WorkerSettings) -> Task:
+    """Load the task and warm it up."""
+    instance = tasks.load(settings.task, settings.options)
+    try:
+        tasks.warm_up(instance, min(settings.max_batch, instance.max_batch))
+    except BaseException:
+        instance.close()
+        raise
+    return instance
 
 
 def _serve(settings: WorkerSettings, instance: Task) -> int:
@@ -207,6 +238,10 @@ def _serve(settings: WorkerSettings, instance: Task) -> int:
     finally:
         worker.close()
     return STOPPED
+
+
+def _frames(batches: list[messages.Batch]) -> int:
+    return sum(len(batch.frames) for batch in batches)
 
 
 def _refusal(err: BaseException) -> bytes:

@@ -17,6 +17,7 @@ from vdag._native.ring import Arena
 from vdag.errors import (
     ConfigError,
     FrameFormatError,
+    PlanError,
     SourceError,
     StageError,
     StaleFrame,
@@ -160,6 +161,25 @@ class Post:
         self.context.destroy(linger=0)
 
 
+class Paced:
+    """A source of which the test says when the next frame may be read."""
+
+    def __init__(self, frames):
+        self.frames = SingleFrameGenerator(frames)
+        self.steps = threading.Semaphore(1)
+        self.read = 0
+        self.told = []
+
+    def go_on(self):
+        self.steps.release()
+
+    def __iter__(self):
+        for frame in self.frames:
+            assert self.steps.acquire(timeout=WAIT_S)
+            self.read += 1
+            yield frame
+
+
 @pytest.fixture
 def arena():
     with Arena.create("test-job", [(WIDTH * HEIGHT * 3, SLOTS)]) as arena:
@@ -230,13 +250,21 @@ def test_a_descriptor_says_everything_about_its_frame(post):
     with (
         post.playing(script),
         job_of(
-            post, source, placement={"faces": "tcp://10.0.0.2:7000"}, plan=9, deadline_s=1.5
+            post,
+            source,
+            placement={"faces": "tcp://10.0.0.2:7000"},
+            alias="tcp://10.0.0.1:7000",
+            plan=9,
+            deadline_s=1.5,
         ) as job,
     ):
         captured = [result.frame.capture_ns for result in job]
     for seq, descriptor in enumerate(taken):
         fixed = descriptor.header
-        assert [hop.endpoint for hop in descriptor.route] == ["tcp://10.0.0.2:7000", post.join.home]
+        assert [hop.endpoint for hop in descriptor.route] == [
+            "tcp://10.0.0.2:7000",
+            "tcp://10.0.0.1:7000",
+        ]
         assert (descriptor.job, descriptor.name, descriptor.route[-1].task) == (
             job.id,
             "gate",
@@ -248,6 +276,64 @@ def test_a_descriptor_says_everything_about_its_frame(post):
         assert fixed.capture_ns == captured[seq]
         assert fixed.deadline_ns == captured[seq] + 1_500_000_000
     assert taken[0].header.stream == taken[1].header.stream
+
+
+def test_frames_that_leave_the_node_ask_for_no_places_here(post):
+    there = {"faces": "tcp://10.0.0.2:7000"}
+    with (
+        post.playing(answer_all(3)),
+        job_of(post, pictures(3), placement=there, alias="tcp://10.0.0.1:7000") as job,
+    ):
+        assert len(list(job)) == 3
+    assert post.asked == []
+
+
+def test_a_placement_needs_an_alias(post):
+    message = r"^placement names other nodes, and this one has no alias for them$"
+    with pytest.raises(PlanError, match=message):
+        job_of(post, pictures(1), placement={"faces": "tcp://10.0.0.2:7000"})
+
+
+def test_a_new_plan_begins_with_the_next_frame_that_is_read(post):
+    seen = []
+    source = Paced(pictures(6))
+
+    def script(post):
+        for _ in range(6):
+            (descriptor,) = post.take()
+            seen.append((descriptor.header.plan, descriptor.here.endpoint))
+            post.bring(descriptor)
+
+    there = "tcp://10.0.0.2:7000"
+    with (
+        post.playing(script),
+        job_of(post, source, alias="tcp://10.0.0.1:7000", plan=1, max_in_flight=1) as job,
+    ):
+        plans = []
+        for result in job:
+            plans.append(result.plan)
+            if result.seq == 1:
+                job.replan(2, {"faces": there}, lambda: source.told.append(source.read))
+                job.replan(3, {"faces": there}, lambda: source.told.append(source.read))
+            if result.seq == 3:
+                job.replan(4)
+            source.go_on()
+    # The frame after is read, or about to be, while the caller looks at one.
+    assert plans[:2] == [1, 1]
+    assert plans[3] == 3
+    assert plans[5] == 4
+    assert plans == sorted(plans)
+    assert [plan for plan, _ in seen] == plans
+    assert {endpoint for plan, endpoint in seen if plan == 3} == {there}
+    assert {endpoint for plan, endpoint in seen if plan != 3} == {post.address}
+    assert source.told == [plans.index(3)]  # between two frames, and once
+
+
+def test_a_plan_that_does_not_fit_changes_nothing(post):
+    with post.playing(answer_all(2)), job_of(post, pictures(2), plan=1, alias="tcp://a:1") as job:
+        with pytest.raises(PlanError, match="placement names 'boats', which is no task"):
+            job.replan(2, {"boats": "tcp://b:1"})
+        assert [result.plan for result in job] == [1, 1]
 
 
 def test_branches_travel_apart_and_are_joined(post):
@@ -572,12 +658,20 @@ def test_closing_in_the_middle_counts_what_was_in_flight_and_leaves_nothing(post
             yield Frame(np.full((HEIGHT, WIDTH, 3), seq % 256, np.uint8), seq=seq)
             seq += 1
 
+    travels = threading.Event()
+
+    def script(post):
+        answer_each(2)(post)
+        post.take()
+        travels.set()
+
     with (
-        post.playing(answer_each(2)),
+        post.playing(script),
         job_of(post, endless(), max_in_flight=3) as job,
     ):
         results = iter(job)
         assert [next(results).seq for _ in range(2)] == [0, 1]
+        assert travels.wait(WAIT_S)
     stats = job.stats()
     assert (stats.frames.delivered, stats.frames.in_flight) == (2, 0)
     assert stats.frames.dropped["closed"] >= 1

@@ -15,13 +15,14 @@ import psutil
 import pytest
 
 import vdag
-from vdag.errors import ConfigError, GraphError, SourceError, StageError
+from vdag.errors import ConfigError, EngineError, GraphError, SourceError, StageError
 from vdag.graph import Graph
 from vdag.pipeline import Pipeline
 from vdag.results import PICTURES
 from vdag.sources import ClipGenerator, SingleFrameGenerator
 from vdag.tasks.modules import load_module
 from vdag.transport.poison import PoisonStore
+from vdag.workers import Patience
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WAIT_S = 60.0
@@ -149,13 +150,61 @@ def test_results_of_several_workers_stay_in_order_and_none_is_of_this_process():
     assert (stats.read, stats.delivered, dict(stats.dropped)) == (200, 200, {})
 
 
-def test_a_video_is_decoded_into_slots_and_an_object_s_frames_are_its_own(carphone):
+def is_in_a_slot(frame):
+    slot = np.frombuffer(frame.lease, np.uint8)
+    return np.shares_memory(frame.pixels, slot) and not frame.pixels.flags.writeable
+
+
+def test_a_video_is_decoded_into_slots(carphone):
     with Pipeline(["number"], carphone, workers=1) as run:
         first = next(iter(run))
-        assert not first.frame.pixels.flags.writeable
+        assert is_in_a_slot(first.frame)
         first.drop_frame()
+
+
+@pytest.mark.parametrize("resolution", [None, "80x60"])
+def test_a_generator_of_the_caller_s_decodes_into_slots_for_as_long(carphone, resolution):
+    with SingleFrameGenerator(carphone, resolution=resolution) as source:
+        with Pipeline(["number"], source, workers=1) as run:
+            first = next(iter(run))
+            assert first.seq == 0
+            assert is_in_a_slot(first.frame)
+            first.drop_frame()
+        assert source.allocate is None
+        frame = source.read()
+        assert frame.lease is None
+        assert frame.pixels.flags.writeable
+
+
+def test_a_generator_with_memory_of_its_own_keeps_it(carphone):
+    memory = []
+
+    def allocate(width, height):
+        memory.append(np.empty((height, width, 3), np.uint8))
+        return memory[-1], None
+
+    with SingleFrameGenerator(carphone, allocate=allocate) as source:
+        with Pipeline(["number"], source, workers=1) as run:
+            first = next(iter(run))
+            assert first.frame.pixels is memory[0]
+        assert source.allocate is allocate
+
+
+def test_the_frames_of_another_source_are_its_own():
+    class Other:
+        """A source that is no generator of ours."""
+
+        def __init__(self, source):
+            self._source = source
+
+        def __getattr__(self, name):
+            return getattr(self._source, name)
+
+        def __iter__(self):
+            return iter(self._source)
+
     mine = pictures(1)[0]
-    with Pipeline(["number"], SingleFrameGenerator([mine]), workers=1) as run:
+    with Pipeline(["number"], Other(SingleFrameGenerator([mine])), workers=1) as run:
         (result,) = run
     assert np.shares_memory(result.frame.pixels, mine)
 
@@ -269,6 +318,12 @@ def test_a_frame_that_kills_its_workers_is_kept_for_replay(tmp_path):
     assert (frame.descriptor.header.seq, frame.descriptor.here.task) == (3, "deadly")
     assert (frame.pixels == 3).all()
     assert "SIGKILL" in frame.report
+
+
+def test_workers_are_waited_for_as_long_as_the_caller_says():
+    patience = Patience(start_timeout_s=0.01, backoff_s=60.0)
+    with pytest.raises(EngineError, match=r"number-\d+: not ready within 0\.01 s"):
+        Pipeline(["number"], pictures(1), workers=1, patience=patience)
 
 
 def test_a_frame_that_kills_its_workers_is_an_error_at_its_turn():

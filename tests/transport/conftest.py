@@ -70,7 +70,7 @@ class Node:
             arena=self.arena,
             deliver=lambda part: self.take_over(part),
             dropped=lambda head, reason: self.dropped.put((head.header.seq, reason)),
-            notice=self.notices.put,
+            notice=lambda body, key: self.notices.put(body),
             **options,
         )
 

@@ -39,6 +39,34 @@ def test_credit_adds_up_over_announcements():
     assert flow.stats().tasks[TASK].credit == 5
 
 
+def test_credit_that_comes_with_an_answer_is_used_at_once():
+    flow = opened()
+    items = [frame("a", seq) for seq in range(3)]
+    ready(flow, "w", credit=2)
+    for item in items:
+        flow.submit(item, 0)
+    assert labels(flow.worker_done("w", items[:1], 0)) == []
+    assert labels(flow.worker_done("w", items[1:2], 0, credit=2)) == ["w<a/2"]
+    assert flow.stats().tasks[TASK].credit == 1
+    assert flow.worker_done("w", [], 0, credit=3) == []
+    assert flow.stats().tasks[TASK].credit == 4
+    flow.check()
+
+
+def test_credit_with_an_answer_never_exceeds_the_limit_and_none_is_given_to_the_retired():
+    flow = opened()
+    item = frame("a", 0)
+    ready(flow, "w", credit=4096)
+    flow.submit(item, 0)
+    flow.worker_done("w", [], 0, credit=4096)
+    assert flow.stats().tasks[TASK].credit == 4095  # with the frame it holds, as many as it may
+    flow.worker_retired("w", 0)
+    flow.worker_done("w", [], 0, credit=1)
+    assert flow.stats().tasks[TASK].credit == 0
+    assert labels(flow.worker_done("w", [item], 0, credit=1)) == ["w released"]
+    flow.check()
+
+
 def test_a_batch_is_no_larger_than_the_worker_wants_nor_than_its_credit():
     flow = opened()
     for seq in range(9):

@@ -1,4 +1,4 @@
-"""`Mailbox`: a job's two sockets, to the exchange of its node and back home."""
+"""How a job and its exchange reach each other: by two sockets, or by calls inside a process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import zmq
 
 from vdag.errors import ConfigError, TransportError
-from vdag.transport import messages
+from vdag.job.arrivals import Arrivals
+from vdag.transport import inside, messages
 from vdag.transport.address import Address
 
-__all__ = ["Mailbox", "home_address"]
+__all__ = ["Hatch", "Mailbox", "home_address", "open_way"]
 
 #: Messages that may wait in a socket, in each direction.
 HIGH_WATER = 4096
@@ -33,6 +34,55 @@ def home_address(exchange: str, job: str) -> str:
     if address.scheme != "ipc":
         raise ConfigError(f"exchange {exchange} is not of this node, expected ipc://")
     return str(Address.parse(f"ipc://{Path(address.place).parent}/job-{job}"))
+
+
+def open_way(exchange: str, home: str, arrivals: Arrivals) -> Mailbox | Hatch:
+    """Open the way between a job and its exchange, the short one if that is of this process.
+
+    Args:
+        exchange: its address.
+        home: address for what comes home.
+        arrivals: where a `Hatch` puts that; from a `Mailbox` it has to be received.
+
+    Raises:
+        TransportError: a socket cannot be had.
+    """
+    take = inside.find(exchange)
+    return Mailbox(exchange, home) if take is None else Hatch(take, home, arrivals)
+
+
+class Hatch:
+    """The way to an exchange of this process; used like a `Mailbox`.
+
+    Args:
+        take: takes what is sent.
+        home: address of what comes home.
+        arrivals: where that is put, by whichever thread brings it.
+
+    Raises:
+        TransportError: a job of this process lives there.
+    """
+
+    def __init__(self, take: inside.Take, home: str, arrivals: Arrivals) -> None:
+        self._take, self._home, self._arrivals = take, home, arrivals
+        inside.register(home, arrivals.put)
+
+    def send(self, part: bytes | memoryview) -> bool:
+        """Send a message of one part; False if the exchange does not take it."""
+        return self._take(bytes(part))
+
+    def receive(self, timeout_s: float) -> list[list[bytes]]:
+        """Wait until the keeper of the arrivals is needed; what comes home is there already."""
+        self._arrivals.keeper.wait(min(max(timeout_s, 0.0), MAX_WAIT_S))
+        return []
+
+    def ring(self) -> None:
+        """Wake `receive`."""
+        self._arrivals.keeper.set()
+
+    def close(self) -> None:
+        """Take nothing more."""
+        inside.forget(self._home)
 
 
 class Mailbox:

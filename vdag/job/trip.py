@@ -10,6 +10,7 @@ import numpy as np
 
 from vdag.errors import FrameFormatError, StageError, VdagError
 from vdag.itinerary import HOME, Itinerary
+from vdag.job.parts import Times, parts_of
 from vdag.job.slots import Parcel
 from vdag.results import Outputs, Result
 from vdag.transport import codec, messages
@@ -25,11 +26,11 @@ class Found:
 
     Attributes:
         outputs: task name to what it found; the arrays are our own.
-        times_ns: task name to begin and end of the batch that the frame was in.
+        times: task name to when and by whom it was done.
     """
 
     outputs: dict[str, Outputs]
-    times_ns: dict[str, tuple[int, int]]
+    times: dict[str, Times]
 
     @classmethod
     def read(cls, context: Context) -> Found:
@@ -39,12 +40,12 @@ class Found:
             FrameFormatError: the times of a task are none, or are of no task.
         """
         outputs = {task: _own(fields) for task, fields in context.items() if task != TIMES}
-        times_ns = {}
-        for task, pair in context.get(TIMES, {}).items():
-            if task not in outputs or not _is_pair(pair):
-                raise FrameFormatError(f"times of {task:.80} are not two numbers of a task")
-            times_ns[task] = (pair[0], pair[1])
-        return cls(outputs, times_ns)
+        times = {}
+        for task, numbers in context.get(TIMES, {}).items():
+            if task not in outputs or not _are_times(numbers):
+                raise FrameFormatError(f"times of {task:.80} are not numbers of a task")
+            times[task] = Times(*numbers)
+        return cls(outputs, times)
 
 
 @dataclass(slots=True)
@@ -54,23 +55,25 @@ class Trip:
     Attributes:
         parcel: the frame and its slot.
         admitted_ns: `time.monotonic_ns()` when the job took it in.
+        itinerary: its routes, under the plan it was taken in with.
         outputs: task name to what it found.
-        times_ns: task name to begin and end of the batch that the frame was in.
+        times: task name to when and by whom it was done.
         home_ns: when its last branch came home.
         error: what the caller gets instead of a result.
     """
 
     parcel: Parcel
     admitted_ns: int
+    itinerary: Itinerary
     outputs: dict[str, Outputs] = field(default_factory=dict)
-    times_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    times: dict[str, Times] = field(default_factory=dict)
     home_ns: int = 0
     error: StageError | None = None
 
     def bring(self, found: Found, now_ns: int) -> None:
         """Add what a branch has found."""
         self.outputs.update(found.outputs)
-        self.times_ns.update(found.times_ns)
+        self.times.update(found.times)
         self.home_ns = now_ns
 
     @property
@@ -81,6 +84,7 @@ class Trip:
     def result(self, tasks: Iterable[str]) -> Result:
         """Return the result, which owns the frame from now on; outputs in the order of `tasks`."""
         frame = self.parcel.frame
+        parts, home_s = parts_of(self.itinerary, self.times, frame.capture_ns, self.home_ns)
         return Result(
             stream=frame.stream,
             seq=frame.seq,
@@ -90,10 +94,11 @@ class Trip:
             height=frame.height,
             outputs={task: self.outputs[task] for task in tasks if task in self.outputs},
             delay_s=self.delay_ns / 1e9,
-            task_delay_s={
-                task: (end - start) / 1e9 for task, (start, end) in self.times_ns.items()
-            },
+            task_delay_s={task: times.compute_ns / 1e9 for task, times in self.times.items()},
             frame=frame,
+            plan=self.itinerary.plan,
+            parts=parts,
+            home_s=home_s,
         )
 
 
@@ -142,8 +147,9 @@ def stage_error(notice: Dropped) -> StageError:
     return error
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and [type(item) for item in value] == [int, int]
+def _are_times(value: Any) -> bool:
+    """Say whether it is what a worker writes; some leave out what comes last."""
+    return isinstance(value, list) and 2 <= len(value) <= 4 and {*map(type, value)} == {int}
 
 
 def _own(value: Any) -> Any:

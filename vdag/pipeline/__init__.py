@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from vdag.errors import ConfigError
 from vdag.figures import PipelineStats
@@ -19,6 +19,9 @@ from vdag.pipeline.threads import ThreadRun
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import Task, TaskOptions, signatures
+
+if TYPE_CHECKING:
+    from vdag.workers import Patience
 
 __all__ = ["Pipeline", "PipelineStats"]
 
@@ -81,6 +84,8 @@ class Pipeline:
         frame_timeout_s: with `workers`, a frame that is not back by then is dropped as `timeout`.
         poison: with `workers`, a folder that keeps frames which two processes died over, for
             replay: the descriptor, the pixels, and how the last process ended.
+        patience: with `workers`, how long to wait for their start, their answers and their end,
+            see `vdag.workers.Patience`.
         on_error: `raise` hands a task's exception to the caller as a `StageError` at that frame's
             turn; `drop` counts the frame as dropped with reason `error` and goes on.
 
@@ -108,6 +113,7 @@ class Pipeline:
         max_in_flight: int | None = None,
         frame_timeout_s: float = 60.0,
         poison: str | Path | None = None,
+        patience: Patience | None = None,
         on_error: Literal["raise", "drop"] = "raise",
     ) -> None:
         if workers is not None and threads is not None:
@@ -170,6 +176,7 @@ class Pipeline:
             frame_timeout_s=frame_timeout_s,
             on_error=on_error,
             poison=poison,
+            patience=patience,
         )
 
     def __iter__(self) -> Iterator[Result]:

@@ -23,14 +23,14 @@ from vdag.errors import ConfigError
 from vdag.figures import PipelineStats
 from vdag.frame import Frame, Lease, UInt8Image
 from vdag.graph import Graph
-from vdag.job import Job
+from vdag.job import MAX_PLACES, Job
 from vdag.job.homecoming import Policy
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import TaskOptions, find
 from vdag.transport.exchange import Exchange
 from vdag.transport.poison import PoisonStore
-from vdag.workers import WorkerPool
+from vdag.workers import Patience, WorkerPool
 
 __all__ = ["ProcessRun"]
 
@@ -39,6 +39,9 @@ READY_TIMEOUT_S = 600.0
 #: Slots beyond those of the frames in flight: for the frame that waits, the one that is being
 #: decoded, and the one that the caller looks at.
 SPARE_SLOTS = 3
+#: Places in the exchange's queues per frame in flight: no other job wants them, and the more there
+#: are, the less often they are asked for.
+PLACES_PER_FRAME = 8
 
 
 class ProcessRun:
@@ -46,9 +49,10 @@ class ProcessRun:
 
     Args:
         graph: a checked graph.
-        source: a `Source`, or what `SingleFrameGenerator` takes.
-        owns_source: whether it is the latter; then it is opened here, so that it decodes into
-            shared memory, and closed.
+        source: a `Source`, or what `SingleFrameGenerator` takes. A `SingleFrameGenerator` without
+            an `allocate` decodes into shared memory until the run is closed; the frames of any
+            other source are copied there.
+        owns_source: whether it is not a source yet; then it is opened here, and closed.
         options: task name to how it is loaded.
         workers: task name to the number of its processes.
         batch: most frames that a task takes at once.
@@ -57,6 +61,7 @@ class ProcessRun:
         frame_timeout_s: how long a frame may take.
         on_error: `raise` or `drop`.
         poison: folder for frames that two workers died over, None to keep none.
+        patience: how long to wait for the workers; None for the default.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class ProcessRun:
         frame_timeout_s: float,
         on_error: Literal["raise", "drop"],
         poison: str | Path | None,
+        patience: Patience | None,
     ) -> None:
         if graph.generator != "SingleFrameGenerator":
             raise ConfigError(f"workers take single frames, not those of a {graph.generator}")
@@ -82,19 +88,25 @@ class ProcessRun:
         self._poison = None if poison is None else PoisonStore(Path(poison))
         self._is_started = False
         limit = max_in_flight or sum(workers.values()) * (batch + 1) + batch
+        places = min(PLACES_PER_FRAME * limit, MAX_PLACES)
         with ExitStack() as stack:
             opened: Any = source
             if owns_source:
-                opened = SingleFrameGenerator(source, allocate=self._allocate)
+                opened = SingleFrameGenerator(source)
                 stack.callback(opened.close)
+            if isinstance(opened, SingleFrameGenerator) and opened.allocate is None:
+                opened.allocate = self._allocate
+                stack.callback(setattr, opened, "allocate", None)
             self.source: Source | ClipGenerator = opened
-            nbytes, frames = _measure(opened, stack, trusted=owns_source)
+            nbytes, frames = _measure(opened, stack)
             self._exchange = self._open_exchange(stack, [(nbytes, limit + SPARE_SLOTS)])
-            pool = stack.enter_context(WorkerPool(self._exchange, modules=modules))
+            pool = stack.enter_context(
+                WorkerPool(self._exchange, modules=modules, patience=patience)
+            )
             for task in graph.tasks:
                 # Under `latest` the job drops what waits. What has left is not dropped half-way.
                 self._exchange.open_task(
-                    task, policy="block" if policy == "block" else "fifo", limit=limit
+                    task, policy="block" if policy == "block" else "fifo", limit=places
                 )
                 pool.add(task, options[task], count=workers[task], max_batch=batch)
             for task in graph.tasks:
@@ -107,6 +119,7 @@ class ProcessRun:
                     self._exchange.arena,
                     policy=policy,
                     max_in_flight=limit,
+                    places=places,
                     frame_timeout_s=frame_timeout_s,
                     on_error=on_error,
                     close_source=opened.close if owns_source else None,
@@ -167,16 +180,17 @@ class ProcessRun:
         )
 
 
-def _measure(source: Source, stack: ExitStack, *, trusted: bool) -> tuple[int, Iterable[Frame]]:
+def _measure(source: Source, stack: ExitStack) -> tuple[int, Iterable[Frame]]:
     """Return the bytes of a source's frames, and the frames, none of them lost.
 
     Args:
-        source: to look at. Only its first frame tells their size for sure, as they may be resized.
+        source: to look at. If it is of a kind that may resize its frames unknown to us, only the
+            first of them tells their size.
         stack: gives that frame up if an exception leaves it.
-        trusted: its own word will do; it was opened here, without resizing.
     """
-    if trusted and source.width and source.height:
-        return source.width * source.height * 3, source
+    if isinstance(source, SingleFrameGenerator) and all(source.frame_size):
+        width, height = source.frame_size
+        return width * height * 3, source
     frames = iter(source)
     first = next(frames, None)
     if first is None:

@@ -16,6 +16,7 @@ from vdag.tasks.base import (
     register,
     signatures,
     task,
+    warm_up,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "register",
     "signatures",
     "task",
+    "warm_up",
 ]

@@ -17,7 +17,17 @@ from vdag.errors import ConfigError, GraphError
 from vdag.graph import Signature
 from vdag.results import Outputs
 
-__all__ = ["Inputs", "Task", "TaskOptions", "load", "names", "register", "signatures", "task"]
+__all__ = [
+    "Inputs",
+    "Task",
+    "TaskOptions",
+    "load",
+    "names",
+    "register",
+    "signatures",
+    "task",
+    "warm_up",
+]
 
 Inputs = Mapping[str, Any]
 
@@ -28,6 +38,9 @@ class Task(Protocol):
 
     One thread at a time calls an instance; a pipeline makes several instances to work in parallel,
     unless the class says `parallel = False`.
+
+    A task whose first batches take longer than others may have a method `warm_up(max_batch)`, which
+    makes up for that before any frame comes; see the function of that name.
 
     Attributes:
         signature: the fields it takes and gives.
@@ -195,3 +208,20 @@ def load(name: str, options: TaskOptions | None = None) -> Task:
     """
     loaded: Task = find(name)(options or TaskOptions())
     return loaded
+
+
+def warm_up(task: Task, max_batch: int) -> None:
+    """Have a task do now what would make its first frames late; most tasks have nothing to do.
+
+    Worker processes do this before they say that they serve.
+
+    Args:
+        task: just loaded.
+        max_batch: most frames that it will be given at once.
+
+    Raises:
+        EngineError: its model cannot run; the task may be closed, and nothing else.
+    """
+    prepare: Callable[[int], None] | None = getattr(task, "warm_up", None)
+    if prepare is not None:
+        prepare(max_batch)

@@ -52,6 +52,10 @@ class HelmetDetection:
         """Look at the heads of each frame or clip."""
         return [self._outputs(inputs) for inputs in batch]
 
+    def warm_up(self, max_batch: int) -> None:
+        """Run the model once, so that no frame pays for its first call."""
+        self._model.warm_up(max_batch)
+
     def close(self) -> None:
         """Free the models."""
         self._model.close()

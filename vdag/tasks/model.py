@@ -27,6 +27,10 @@ __all__ = ["Found", "Model", "choose"]
 MAX_BATCH = 32
 #: Longest side for a user's model of dynamic size whose card gives no limit.
 LARGEST_SIDE = 1280
+#: Width and height of the pictures that a model of dynamic size is warmed up for: most cameras'.
+USUAL_PICTURE = (1920, 1080)
+#: Pictures of the larger batch that a model is warmed up with.
+WARM_BATCH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,22 @@ class Model:
             ):
                 found[index] = item
         return cast("list[Found]", found)
+
+    def warm_up(self, max_batch: int) -> None:
+        """Run the engine on one picture, and on a few at once, all of them zeros.
+
+        Full batches would make a large model late: they cost what they always do, but for memory.
+
+        Args:
+            max_batch: most pictures at once, if the model takes so many.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+        width, height = self._choice.tensor_size(*USUAL_PICTURE)
+        counts = sorted({1, min(max_batch, self.max_batch, WARM_BATCH)})
+        name = self.card.input.name
+        self._engine.warm_up([{name: (count, 3, height, width)} for count in counts])
 
     def close(self) -> None:
         """Free the engine."""

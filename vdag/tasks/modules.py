@@ -14,13 +14,17 @@ __all__ = ["load_module"]
 def load_module(path: Path) -> None:
     """Run a Python file of the user's, so that it registers its tasks.
 
+    An `__init__.py` is run as the package that it is, so that it can import the files beside it
+    relatively.
+
     Raises:
         ConfigError: there is no such file, or it raised; the text names it.
     """
     if not path.is_file():
         reason = "not a file" if path.exists() else "no such file"
         raise ConfigError(f"cannot read tasks from {path}: {reason}")
-    name = f"vdag_user_{path.stem}"  # a file called json.py must not stand in for the module json
+    stem = path.absolute().parent.name if path.stem == "__init__" else path.stem
+    name = f"vdag_user_{stem}"  # a file called json.py must not stand in for the module json
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"cannot read tasks from {path}: not a Python file")

@@ -55,6 +55,10 @@ class ObjectDetection:
             for image, found in zip(images, self._model.run(images), strict=True)
         ]
 
+    def warm_up(self, max_batch: int) -> None:
+        """Run the model once, so that no frame pays for its first call."""
+        self._model.warm_up(max_batch)
+
     def close(self) -> None:
         """Free the model."""
         self._model.close()

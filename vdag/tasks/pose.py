@@ -79,6 +79,10 @@ class FaceAlignment:
             for inputs, frame, start in zip(batch, faces, starts[:-1], strict=True)
         ]
 
+    def warm_up(self, max_batch: int) -> None:
+        """Run the model once, so that no frame pays for its first call."""
+        self._model.warm_up(max_batch)
+
     def close(self) -> None:
         """Free the model."""
         self._model.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from vdag.errors import TransportError
 from vdag.metrics import Histogram, Summary
 from vdag.transport.ledger import FlowStats, TaskStats
 from vdag.transport.queues import REASONS as FLOW_REASONS
@@ -32,21 +33,53 @@ Reason = FlowReason | Literal["peer_full", "stale", "unreachable", "unreadable"]
 REASONS: tuple[Reason, ...] = (*FLOW_REASONS, "peer_full", "stale", "unreachable", "unreadable")
 
 
+class Times:
+    """The histograms of one task.
+
+    Attributes:
+        wait: from arrival to being given to a worker.
+        compute: what the task took, for the whole batch that a frame was in.
+        hop: from arrival to the worker's answer.
+    """
+
+    __slots__ = ("compute", "hop", "wait")
+
+    def __init__(self) -> None:
+        self.wait, self.compute, self.hop = Histogram(), Histogram(), Histogram()
+
+    def copy(self) -> Times:
+        """Return the times as they are now."""
+        copy = Times.__new__(Times)
+        copy.wait, copy.compute, copy.hop = self.wait.copy(), self.compute.copy(), self.hop.copy()
+        return copy
+
+
 @dataclass(frozen=True, slots=True)
 class TaskReport:
     """One task: its queue and its times.
 
     Attributes:
         flow: queue, credit and counts.
-        wait: from arrival to being given to a worker.
-        compute: what the task took, for the whole batch that a frame was in.
-        hop: from arrival to the worker's answer.
     """
 
     flow: TaskStats
-    wait: Summary
-    compute: Summary
-    hop: Summary
+    _times: Times
+
+    # Worked out when somebody looks: frames wait while an exchange makes its report.
+    @property
+    def wait(self) -> Summary:
+        """From arrival to being given to a worker."""
+        return self._times.wait.summary()
+
+    @property
+    def compute(self) -> Summary:
+        """What the task took, for the whole batch that a frame was in."""
+        return self._times.compute.summary()
+
+    @property
+    def hop(self) -> Summary:
+        """From arrival to the worker's answer."""
+        return self._times.hop.summary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +147,15 @@ class ExchangeStats:
         gone = self.home + self.peer + sum(self.dropped.values())
         return self.received - gone - self.waiting - self.outstanding
 
-
-class Times:
-    """The histograms of one task."""
-
-    __slots__ = ("compute", "hop", "wait")
-
-    def __init__(self) -> None:
-        self.wait, self.compute, self.hop = Histogram(), Histogram(), Histogram()
-
-    def report(self, flow: TaskStats) -> TaskReport:
-        """Return them beside the task's counts."""
-        summaries = self.wait.summary(), self.compute.summary(), self.hop.summary()
-        return TaskReport(flow, *summaries)
+    def check(self) -> None:
+        """Raise a `TransportError` if these figures contradict each other."""
+        if self.balance:
+            raise TransportError(f"{self.balance} of {self.received} frames are in no column")
+        held = sum(worker.holds for worker in self.workers.values())
+        if held != self.outstanding:
+            raise TransportError(
+                f"{held} frames are at workers, {self.outstanding} are outstanding"
+            )
 
 
 class Books:
@@ -159,7 +188,9 @@ class Books:
     ) -> ExchangeStats:
         """Return the books of now, beside what the flow rule, the roster and the arena say."""
         counts = [task.counts for task in flow.tasks.values()]
-        tasks = {name: self.times[name].report(task) for name, task in flow.tasks.items()}
+        tasks = {
+            name: TaskReport(task, self.times[name].copy()) for name, task in flow.tasks.items()
+        }
         return ExchangeStats(
             received=self.received,
             home=self.home,

@@ -23,7 +23,7 @@ from vdag._native import header as native_header
 from vdag.errors import ChannelClosed, ConfigError, VdagError
 from vdag.transport import link, messages
 from vdag.transport.bell import Bell
-from vdag.transport.codec import decode_head
+from vdag.transport.codec import decode_head, decode_header
 from vdag.transport.departures import Departures, Drop, EdgeStats, Parcel, Policy
 from vdag.transport.encoders import Encoder, Encoders, Raw, pixels_of
 from vdag.transport.line import Line
@@ -140,7 +140,7 @@ class Edge:
         """
         if messages.is_control(part):
             return self.notify(part)
-        pixels = None if view is None else pixels_of(decode_head([part]).header, view)
+        pixels = None if view is None else pixels_of(decode_header([part]), view)
         return self.offer(part, pixels, view)
 
     def offer(

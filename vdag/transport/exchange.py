@@ -4,6 +4,9 @@ It owns the node's shared memory, takes descriptors in over one socket, and runs
 does nothing but pass messages through a `Router`. That thread never waits for anybody it sends to;
 whoever else calls the exchange waits for it.
 
+Jobs of the same process need no socket (`inside`): their thread takes the router's lock and passes
+the message itself, which saves waking the exchange's thread. It never waits under that lock either.
+
 A private folder is the exchange's address book:
 
     exchange     its inbox, a PULL: descriptors and control messages, see `messages`
@@ -15,31 +18,34 @@ A private folder is the exchange's address book:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, MutableMapping, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
 from vdag._native import ring
-from vdag.errors import ChannelClosed, ConfigError, TransportError
+from vdag.errors import ChannelClosed, TransportError
+from vdag.transport import inside
+from vdag.transport.bell import Bell
 from vdag.transport.books import Books, ExchangeStats
 from vdag.transport.channel import open_pull, private_folder
 from vdag.transport.exits import Edge, Exits
+from vdag.transport.folder import claim, sweep
 from vdag.transport.outbox import Outbox
-from vdag.transport.poison import PoisonStore
+from vdag.transport.poison import PoisonStore, PoisonWriter
 from vdag.transport.roster import Member, Notify
 from vdag.transport.router import Router
-from vdag.transport.shelf import Held, Shelf
+from vdag.transport.shelf import Shelf
 from vdag.transport.station import Policy
 
 if TYPE_CHECKING:
@@ -57,12 +63,13 @@ INBOX_MESSAGES = 4096
 BURST = 256
 #: How long a caller waits for the exchange's thread, which never waits itself.
 CALL_TIMEOUT_S = 10.0
+_POLLIN = int(zmq.POLLIN)
+#: Where Python's signal handlers run.
+_MAIN_THREAD = threading.main_thread().ident
 #: How often the leases of processes that died are taken back, see `Arena.reap`.
 REAP_INTERVAL_NS = 1_000_000_000
 #: What is left of the notices to jobs at the end goes out within this time.
 LINGER_MS = 500
-#: Poisoned frames that wait to be written; beyond, they are not kept.
-MAX_KEEPING = 4
 
 
 class Exchange:
@@ -94,40 +101,42 @@ class Exchange:
         node: str = "local",
         classes: Sequence[tuple[int, int]],
         aliases: Collection[str] = (),
-        edges: Mapping[str, Edge] = MappingProxyType({}),
+        edges: MutableMapping[str, Edge] | None = None,
         poison: PoisonStore | None = None,
     ) -> None:
         self.folder = private_folder(Path(os.path.abspath(folder)))
         self.address = f"ipc://{self.folder / 'exchange'}"
+        self.edges: MutableMapping[str, Edge] = {} if edges is None else edges
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # whose holder may use the router
+        self._until_ns = 0  # when the thread will look at the clock next
+        self._posted: deque[bytes] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._fault: BaseException | None = None
         self._is_over = self._is_closing = False
-        self._poison = poison
-        self._keeping = threading.BoundedSemaphore(MAX_KEEPING)
         with contextlib.ExitStack() as stack:
-            stack.callback(os.close, _take_folder(self.folder))
-            stack.callback(_sweep, self.folder, "exchange")
+            stack.callback(os.close, claim(self.folder))
+            stack.callback(sweep, self.folder, "exchange")
             self.arena = ring.Arena.create(node, classes)
             stack.callback(self.arena.close)
             self._shelf = Shelf(self.arena, ring.Arena.attach(self.arena.name, prefault=False))
             stack.callback(self._shelf.close)
-            self._writer = ThreadPoolExecutor(1, thread_name_prefix="vdag-poison")
-            stack.callback(self._writer.shutdown)
+            writer = PoisonWriter(poison)
+            stack.callback(writer.close)
             self._context: zmq.Context[Any] = zmq.Context()
             stack.callback(self._context.term)
             self._inbox = open_pull(self.address, context=self._context, depth=INBOX_MESSAGES)
             stack.callback(self._inbox.close)
-            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            stack.callback(os.close, self._wake)
+            self._bell = Bell()
+            stack.callback(self._bell.close)
             self._outbox = Outbox(self._context)
             self._books = Books()
             self._exits = Exits(
                 self.address,
-                edges=edges,
+                edges=self.edges,
                 outbox=self._outbox,
                 books=self._books,
-                keep=self._keep,
+                keep=writer.keep,
             )
             self._router = Router(
                 mine={self.address, *aliases},
@@ -137,6 +146,8 @@ class Exchange:
                 outbox=self._outbox,
                 reap=self.arena.reap,
             )
+            inside.register(self.address, self._take)
+            stack.callback(inside.forget, self.address)
             self._thread = threading.Thread(target=self._run, name="vdag-exchange", daemon=True)
             self._thread.start()
             self._stack = stack.pop_all()
@@ -158,6 +169,10 @@ class Exchange:
             "cost_ns": cost_ns,
         }
         self._call(lambda: self._router.open_task(task, **settings))
+
+    def add_alias(self, address: str) -> None:
+        """Answer to one more address in routes."""
+        self._call(lambda: self._router.add_alias(address))
 
     def close_task(self, task: str) -> None:
         """Drop what waits for a task as `closed` and retire its workers.
@@ -234,10 +249,8 @@ class Exchange:
 
         Harmless when called again. Workers are their supervisor's: close it first.
         """
-        with self._lock:
-            if not self._is_over:
-                self._is_closing = True
-                os.eventfd_write(self._wake, 1)
+        self._is_closing = True
+        self._bell.ring()
         self._thread.join()
         self._stack.close()
 
@@ -250,7 +263,7 @@ class Exchange:
             if self._is_over or self._is_closing:
                 raise ChannelClosed(f"exchange {self.address} is closed")
             self._calls.append((function, future))
-            os.eventfd_write(self._wake, 1)
+            self._bell.ring()
         try:
             return future.result(CALL_TIMEOUT_S)
         except FutureTimeout as err:
@@ -258,6 +271,33 @@ class Exchange:
             raise TransportError(
                 f"exchange {self.address} has not answered within {CALL_TIMEOUT_S:g} s"
             ) from err
+
+    def _take(self, part: bytes) -> bool:
+        """Take a message of a job of this process."""
+        if threading.get_ident() == _MAIN_THREAD:
+            # A signal may raise there, in the middle of anything: it only leaves the message.
+            if self._is_over or len(self._posted) >= INBOX_MESSAGES:
+                return False
+            self._posted.append(part)
+            self._bell.ring()
+            return True
+        with self._turn:
+            if self._is_over or self._is_closing:
+                return False
+            try:
+                self._take_posted()
+                self._router.receive((part,), time.monotonic_ns())
+                due_ns = self._router.due_ns()
+            except BaseException as err:  # kept, as if our own thread had met it
+                self._fault = err
+                logger.exception("exchange %s has failed", self.address)
+            if self._fault is not None or (due_ns or self._until_ns) < self._until_ns:
+                self._bell.ring()
+            return self._fault is None
+
+    def _take_posted(self) -> None:
+        while self._posted:
+            self._router.receive((self._posted.popleft(),), time.monotonic_ns())
 
     def _run(self) -> None:
         """Body of the thread."""
@@ -267,7 +307,7 @@ class Exchange:
             self._fault = err
             logger.exception("exchange %s has failed", self.address)
         finally:
-            with self._lock:
+            with self._lock, self._turn:
                 self._is_over = True
                 calls = tuple(self._calls)
             for _, future in calls:
@@ -276,41 +316,50 @@ class Exchange:
             self._end()
 
     def _pass_messages(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._inbox, zmq.POLLIN)
-        poller.register(self._wake, zmq.POLLIN)
+        poll = select.poll()
+        # Not ZeroMQ's own poller: it asks the kernel twice. This descriptor is readable when the
+        # inbox has news, and not again before `_take_in` has found the inbox empty.
+        inbox = int(self._inbox.getsockopt(zmq.FD))
+        poll.register(inbox, select.POLLIN)
+        bell = self._bell.fileno()
+        poll.register(bell, select.POLLIN)
+        is_empty, ready = False, {bell}
         reap_ns = time.monotonic_ns() + REAP_INTERVAL_NS
-        while not self._is_closing:
-            due_ns = self._router.due_ns()
-            until_ns = reap_ns if due_ns is None else min(due_ns, reap_ns)
+        while not self._is_closing and self._fault is None:
+            with self._turn:
+                if inbox in ready or not is_empty:
+                    is_empty = self._take_in()
+                if bell in ready:
+                    self._answer()
+                now_ns = time.monotonic_ns()
+                if (due_ns := self._router.due_ns()) is not None and due_ns <= now_ns:
+                    self._router.tick(now_ns)
+                    due_ns = self._router.due_ns()
+                if reap_ns <= now_ns:
+                    self.arena.reap()
+                    reap_ns = now_ns + REAP_INTERVAL_NS
+                self._until_ns = reap_ns if due_ns is None else min(due_ns, reap_ns)
             # Rounded up, so as not to wake a moment too early and find nothing to do.
-            timeout_ms = max(-((time.monotonic_ns() - until_ns) // 1_000_000), 0)
-            events = dict(poller.poll(timeout_ms))
-            if self._inbox in events:
-                self._take_in()
-            if self._wake in events:
-                self._answer()
-            now_ns = time.monotonic_ns()
-            if due_ns is not None and due_ns <= now_ns:
-                self._router.tick(now_ns)
-            if reap_ns <= now_ns:
-                self.arena.reap()
-                reap_ns = now_ns + REAP_INTERVAL_NS
+            left_ms = max(-((now_ns - self._until_ns) // 1_000_000), 0)
+            ready = {fd for fd, _ in poll.poll(left_ms if is_empty else 0)}
 
-    def _take_in(self) -> None:
+    def _take_in(self) -> bool:
+        """Pass on what has come; return whether that was all."""
         inbox, receive = self._inbox, self._router.receive
         for _ in range(BURST):
-            try:
-                parts = [inbox.recv(zmq.DONTWAIT)]
-            except zmq.Again:
-                return
+            # Asking first costs a quarter of the exception that says there is nothing.
+            if not int(inbox.getsockopt(zmq.EVENTS)) & _POLLIN:
+                return True
+            parts = [inbox.recv(zmq.DONTWAIT)]
             while inbox.getsockopt(zmq.RCVMORE):
                 parts.append(inbox.recv())
             receive(parts, time.monotonic_ns())
+        return False
 
     def _answer(self) -> None:
         """Run what other threads have asked for."""
-        os.eventfd_read(self._wake)
+        self._bell.hush()
+        self._take_posted()
         while self._calls:
             function, future = self._calls.popleft()
             if not future.set_running_or_notify_cancel():
@@ -327,23 +376,6 @@ class Exchange:
         finally:
             self._outbox.close(LINGER_MS)
 
-    def _keep(self, held: Held, reason: str) -> None:
-        """Have a poisoned frame written by another thread: a disk may be slow."""
-        if self._poison is None or not self._keeping.acquire(blocking=False):
-            held.release()
-            return
-        self._writer.submit(self._write, self._poison, held, reason)
-
-    def _write(self, store: PoisonStore, held: Held, reason: str) -> None:
-        try:
-            folder = store.keep(held.part(), held.pixels(), f"task {held.here.task}\n{reason}")
-            logger.warning("two workers of %s died over a frame: %s", held.here.task, folder)
-        except Exception:  # the books have the frame already; only its copy is lost
-            logger.exception("a poisoned frame could not be kept in %s", store.folder)
-        finally:
-            held.release()
-            self._keeping.release()
-
     def _stats(self) -> ExchangeStats:
         return self._books.report(
             self._router.flow.stats(),
@@ -354,14 +386,7 @@ class Exchange:
 
     def _check(self) -> None:
         self._router.flow.check()
-        stats = self._stats()
-        if stats.balance:
-            raise TransportError(f"{stats.balance} of {stats.received} frames are in no column")
-        held = sum(worker.holds for worker in stats.workers.values())
-        if held != stats.outstanding:
-            raise TransportError(
-                f"{held} frames are at workers, {stats.outstanding} are outstanding"
-            )
+        self._stats().check()
 
     def __enter__(self) -> Self:
         return self
@@ -373,25 +398,3 @@ class Exchange:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _take_folder(folder: Path) -> int:
-    """Claim a folder, and remove the sockets that an exchange killed there has left.
-
-    Returns:
-        A file descriptor; closing it ends the claim.
-    """
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as err:
-        os.close(lock)
-        raise ConfigError(f"folder {folder} is in use by another exchange") from err
-    _sweep(folder, "worker-*")
-    return lock
-
-
-def _sweep(folder: Path, pattern: str) -> None:
-    for path in folder.glob(pattern):
-        if path.is_socket():
-            path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 A job's home is where its descriptors come back to. Only homes of jobs that have joined, in the
 exchange's own folder, are ever connected to: a route, which may come from anywhere, cannot make an
-exchange open a socket.
+exchange open a socket. A job of another node is a guest; its home is where an edge leads.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 #: Jobs that may have joined at a time; beyond, the one silent for longest is taken for dead.
 MAX_JOBS = 256
+#: Jobs of other nodes that may have joined at a time; beyond, none is taken in.
+MAX_GUESTS = 1024
 
 
 class Edge(Protocol):
@@ -77,6 +79,7 @@ class Exits:
         keep: Callable[[Held, str], None],
     ) -> None:
         self.jobs: OrderedDict[str, messages.Join] = OrderedDict()
+        self.guests: dict[str, messages.Join] = {}
         self._address = address
         self._folder = Path(address.partition("://")[2]).parent
         self._edges = edges
@@ -88,9 +91,11 @@ class Exits:
         """Open the way home for a job; return what it said when it joined before.
 
         Raises:
-            ConfigError: its home is elsewhere.
+            ConfigError: its home is elsewhere, and no edge leads there.
             TransportError: there is no socket for it.
         """
+        if join.home in self._edges:
+            return self._welcome(join)
         path = Path(join.home.partition("://")[2])
         if not join.home.startswith("ipc://") or path.parent != self._folder:
             raise ConfigError(f"home {join.home} is not in {self._folder}")
@@ -101,9 +106,28 @@ class Exits:
             self._shut(old.home)
         return old
 
+    def _welcome(self, join: messages.Join) -> messages.Join | None:
+        if join.job in self.jobs:
+            raise ConfigError(f"job {join.job} is of this node")
+        if len(self.guests) >= MAX_GUESTS and join.job not in self.guests:
+            raise ConfigError(f"{MAX_GUESTS} jobs of other nodes are the limit")
+        old = self.guests.get(join.job)
+        self.guests[join.job] = join
+        return old
+
+    def has_joined(self, job: str) -> bool:
+        """Say whether a job is known, of this node or of another."""
+        return job in self.jobs or job in self.guests
+
+    def graph_of(self, job: str) -> bytes:
+        """Return the graph of a job, empty if it is not known."""
+        join = self.jobs.get(job) or self.guests.get(job)
+        return b"" if join is None else join.graph
+
     def leave(self, job: str) -> None:
         """Close the way home; the job must have joined."""
-        self._shut(self.jobs.pop(job).home)
+        if self.guests.pop(job, None) is None:
+            self._shut(self.jobs.pop(job).home)
 
     def surplus(self) -> str | None:
         """Return the job to be forgotten because there are too many, or None."""

@@ -15,8 +15,9 @@ their order. It has no socket, no clock and no thread, and is not safe for sever
 # Credit. A worker announces how many more frames it will take (`worker_ready`); each frame handed
 # out uses up one. Credit is additive ("two more"), not absolute ("two"): an absolute number would
 # be wrong by whatever was on its way to the worker when it was announced. A worker that wants to
-# find its next batch ready when it finishes the present one announces credit for it while it
-# works; not earlier, for what it holds is out of everybody else's reach.
+# find its next batch ready when it finishes the present one has credit for that batch while it
+# works; not for more, for what it holds is out of everybody else's reach. Credit may come with the
+# answer to a batch (`worker_done`), which saves a message.
 #
 # Who gets a frame. After every event a task is settled: while it has a frame waiting and a worker
 # with credit, the worker that holds the fewest frames gets a batch, as large as its credit, its
@@ -235,13 +236,23 @@ class Flow:
         station.hire(known, credit, max_batch, now_ns, out)
         return out
 
-    def worker_done(self, worker: str, items: Sequence[Item], now_ns: int) -> list[Instruction]:
-        """Count frames as completed."""
-        return self._finish(worker, items, now_ns, "worker_done")
+    def worker_done(
+        self, worker: str, items: Sequence[Item], now_ns: int, credit: int = 0
+    ) -> list[Instruction]:
+        """Count frames as completed.
+
+        Args:
+            worker: who was given them.
+            items: the frames; may be none, where only the credit matters.
+            now_ns: the time.
+            credit: frames it will take beyond those announced before. A retired worker's is
+                ignored, as is what would make it more than `MAX_CREDIT` frames in all.
+        """
+        return self._finish(worker, items, now_ns, "worker_done", credit)
 
     def worker_failed(self, worker: str, items: Sequence[Item], now_ns: int) -> list[Instruction]:
         """Drop frames on which the task raised, as `failed`; the worker is well."""
-        return self._finish(worker, items, now_ns, "worker_failed")
+        return self._finish(worker, items, now_ns, "worker_failed", 0)
 
     def worker_retired(self, worker: str, now_ns: int) -> list[Instruction]:
         """Give a worker nothing more; `Release` follows, at once or when it holds nothing."""
@@ -328,7 +339,7 @@ class Flow:
         return FairQueue(limit, limit_nbytes, self._weights)
 
     def _finish(
-        self, worker: str, items: Sequence[Item], now_ns: int, event: str
+        self, worker: str, items: Sequence[Item], now_ns: int, event: str, credit: int
     ) -> list[Instruction]:
         known = self._worker(worker, event)
         finished = set(items)
@@ -339,6 +350,9 @@ class Flow:
         self._story.append((now_ns, event, worker, len(items)))
         out: list[Instruction] = []
         failed = event == "worker_failed"
+        if credit and not known.is_retired:
+            left = len(known.holds) - len(items)
+            known.credit = min(known.credit + credit, MAX_CREDIT - left)
         self._stations[known.task].finish(known, items, failed=failed, now_ns=now_ns, out=out)
         return self._forget_released(out) if known.is_retired else out
 

@@ -95,7 +95,8 @@ class Landing:
             flight on its slot if it has one; False refuses both. Called by the landing's thread: it
             must not block, and what it raises ends the landing.
         dropped: is told every frame that could be read but not delivered; likewise.
-        notice: takes messages for the exchange, see `Edge.notify`; likewise.
+        notice: takes messages for the exchange, see `Edge.notify`, with the public key of the node
+            they come from, empty without keys; likewise.
         keys: of this node, and whom it trusts.
         advertised: what other nodes connect to, if that is not `address`.
         loan_timeout_s: how long a frame may hold up those behind it when no slot is free.
@@ -113,7 +114,7 @@ class Landing:
         arena: Arena,
         deliver: Callable[[bytes], bool],
         dropped: Callable[[Head, Reason], None] | None = None,
-        notice: Callable[[bytes], None] | None = None,
+        notice: Callable[[bytes, str], None] | None = None,
         keys: KeyFolder | None = None,
         advertised: str | None = None,
         loan_timeout_s: float = 0.0,
@@ -285,7 +286,7 @@ class Landing:
             with self._lock:
                 self._notices += 1
             if self._notice is not None:
-                self._notice(message.body)
+                self._notice(message.body, peer)
 
     def _handle_frame(self, parts: list[memoryview], peer: str) -> None:
         head = decode_head(parts)

@@ -54,8 +54,9 @@ MAX_NBYTES = 4 * header.MAX_CONTEXT_NBYTES
 MAX_BATCH = 256
 #: Most characters of an error text or a traceback.
 MAX_TEXT = 16_384
-#: Pseudo-task in the context of a frame that workers have seen: task to `[start_ns, end_ns]` of the
-#: batch the frame was in, by `time.monotonic_ns()` of that worker's host. No task can be named so.
+#: Pseudo-task in the context of a frame that workers have seen: task to `[start_ns, end_ns, pid,
+#: arrived_ns]`, begin and end of the batch the frame was in, the worker's process, and when its
+#: exchange got the frame, all by `time.monotonic_ns()` of that host. No task can be named so.
 TIMES = "@times"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -182,6 +183,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         start_ns: when the task began, `time.monotonic_ns()`; several batches worked on together
             have the same.
         end_ns: when it ended.
+        credit: frames that the worker will take beyond those it had credit for, as in `Ready`.
     """
 
     worker: Name
@@ -190,6 +192,7 @@ class Done(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     frames: Annotated[list[Found | Failure], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     start_ns: Number
     end_ns: Number
+    credit: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="batch"):
@@ -200,12 +203,14 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         frames: descriptors, each its first part; there is no second.
         graphs: per job its `Join.graph`, for jobs this worker has not been told about yet.
         ended: jobs that it need not remember.
+        arrived_ns: per frame when the exchange got it, `time.monotonic_ns()`; empty for not said.
     """
 
     id: Number
     frames: Annotated[list[Part], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
     graphs: Annotated[dict[Name, Dag], msgspec.Meta(max_length=MAX_BATCH)] = {}
     ended: Annotated[list[Name], msgspec.Meta(max_length=4096)] = []
+    arrived_ns: Annotated[list[Number], msgspec.Meta(max_length=MAX_BATCH)] = []
 
 
 class Stop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stop"):

@@ -1,4 +1,7 @@
-"""The sockets an exchange sends on: one per address, bounded, never waited for."""
+"""The ways an exchange sends: a socket per address, bounded, never waited for.
+
+A job of the same process is called instead, see `inside`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import zmq
 
 from vdag.errors import TransportError
+from vdag.transport import inside
 
 __all__ = ["Outbox"]
 
@@ -18,7 +22,7 @@ RECONNECT_MAX_MS = 5000
 
 
 class Outbox:
-    """PUSH sockets by address; one thread at a time.
+    """PUSH sockets, and calls into this process, by address; one thread at a time.
 
     Args:
         context: the caller's; it is ended after the outbox is closed.
@@ -27,9 +31,10 @@ class Outbox:
     def __init__(self, context: zmq.Context[Any]) -> None:
         self._context = context
         self._sockets: dict[str, zmq.Socket[Any]] = {}
+        self._calls: dict[str, inside.Take] = {}
 
     def __contains__(self, address: object) -> bool:
-        return address in self._sockets
+        return address in self._sockets or address in self._calls
 
     def open(self, address: str, messages: int = HOME_MESSAGES) -> None:
         """Connect to an address, which need not be bound yet; harmless when it is open.
@@ -41,7 +46,10 @@ class Outbox:
         Raises:
             TransportError: the address is none, or there are too many sockets.
         """
-        if address in self._sockets:
+        if address in self:
+            return
+        if (take := inside.find(address)) is not None:
+            self._calls[address] = take
             return
         try:
             socket = self._context.socket(zmq.PUSH)
@@ -62,6 +70,8 @@ class Outbox:
 
     def send(self, address: str, part: bytes) -> bool:
         """Send a message, or say that it cannot be sent now: nobody reads there, or not enough."""
+        if (take := self._calls.get(address)) is not None:
+            return take(part)
         socket = self._sockets.get(address)
         if socket is None:
             return False
@@ -73,11 +83,12 @@ class Outbox:
 
     def shut(self, address: str, linger_ms: int = 0) -> None:
         """Close the socket of an address; what it has not sent within `linger_ms` is lost."""
+        self._calls.pop(address, None)
         socket = self._sockets.pop(address, None)
         if socket is not None:
             socket.close(linger=linger_ms)
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close all sockets."""
-        for address in tuple(self._sockets):
+        """Close all ways."""
+        for address in (*self._sockets, *self._calls):
             self.shut(address, linger_ms)

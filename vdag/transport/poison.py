@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +28,15 @@ from numpy.typing import NDArray
 from vdag.errors import ConfigError, FrameFormatError
 from vdag.transport import codec
 
-__all__ = ["PoisonStore", "Poisoned"]
+if TYPE_CHECKING:
+    from vdag.transport.shelf import Held
+
+__all__ = ["PoisonStore", "PoisonWriter", "Poisoned"]
+
+logger = logging.getLogger(__name__)
+
+#: Poisoned frames that wait to be written; beyond, they are not kept.
+MAX_KEEPING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +131,37 @@ class PoisonStore:
                     f"pixels of shape {pixels.shape} are not {descriptor.header.shape}"
                 )
         return Poisoned(descriptor, pixels, (folder / "report.txt").read_text(encoding="utf-8"))
+
+
+class PoisonWriter:
+    """Writes to a store in a thread of its own: a disk may be slow.
+
+    Args:
+        store: where to; None keeps nothing.
+    """
+
+    def __init__(self, store: PoisonStore | None) -> None:
+        self._store = store
+        self._keeping = threading.BoundedSemaphore(MAX_KEEPING)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vdag-poison")
+
+    def keep(self, held: Held, reason: str) -> None:
+        """Take a frame over, and release it once it is written; does not wait."""
+        if self._store is None or not self._keeping.acquire(blocking=False):
+            held.release()
+            return
+        self._thread.submit(self._write, self._store, held, reason)
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._thread.shutdown()
+
+    def _write(self, store: PoisonStore, held: Held, reason: str) -> None:
+        try:
+            folder = store.keep(held.part(), held.pixels(), f"task {held.here.task}\n{reason}")
+            logger.warning("two workers of %s died over a frame: %s", held.here.task, folder)
+        except Exception:  # the books have the frame already; only its copy is lost
+            logger.exception("a poisoned frame could not be kept in %s", store.folder)
+        finally:
+            held.release()
+            self._keeping.release()

@@ -58,7 +58,7 @@ class Router:
         self.flow = Flow()
         self.roster = Roster()
         self._open: set[str] = set()
-        self._mine = frozenset(mine)
+        self._mine = set(mine)
         self._books = books
         self._shelf = shelf
         self._exits = exits
@@ -106,6 +106,10 @@ class Router:
         """Return when `tick` will next have something to do, or None."""
         due = [ns for ns in (self.flow.next_due_ns(), self.roster.due_ns()) if ns is not None]
         return min(due, default=None)
+
+    def add_alias(self, address: str) -> None:
+        """Answer to one more address in routes."""
+        self._mine.add(address)
 
     def open_task(self, task: str, **settings: Any) -> None:
         """Take frames for a task; see `Flow.open_task`."""
@@ -247,8 +251,9 @@ class Router:
                 refused.append(item)
         for items, parts in _cut(lent):
             number = member.give(items, now_ns)
-            batch = messages.Batch(number, parts, self._untold(member, items), member.ended)
-            member.ended = []
+            arrived_ns = [item.token.arrived_ns for item in items]
+            graphs, ended, member.ended = self._untold(member, items), member.ended, []
+            batch = messages.Batch(number, parts, graphs, ended, arrived_ns)
             if not self._outbox.send(member.address, messages.encode(batch)):
                 member.report_fault("broken")
         return self.flow.worker_failed(member.name, refused, now_ns) if refused else []
@@ -257,9 +262,8 @@ class Router:
         """Return the graphs of jobs that the worker does not know yet."""
         graphs = {}
         for item in items:
-            join = None if item.job in member.told else self._exits.jobs.get(item.job)
-            if join is not None and join.graph:
-                graphs[item.job] = join.graph
+            if item.job not in member.told and (graph := self._exits.graph_of(item.job)):
+                graphs[item.job] = graph
                 member.told.add(item.job)
         return graphs
 
@@ -278,8 +282,10 @@ class Router:
             times.hop.observe(now_ns - item.token.arrived_ns)
             times.compute.observe(message.end_ns - message.start_ns)
         # The worker's next batch goes out before these frames go on: it may be waiting for it.
-        if done:
-            self._carry_out(self.flow.worker_done(member.name, done, now_ns), now_ns)
+        if done or message.credit:
+            self._carry_out(
+                self.flow.worker_done(member.name, done, now_ns, message.credit), now_ns
+            )
         for item, detail in failed:
             self._carry_out(self.flow.worker_failed(member.name, [item], now_ns), now_ns, detail)
         for item in done:
@@ -343,7 +349,7 @@ class Router:
             self._forget_job(silent, now_ns)
 
     def _leave(self, message: messages.Leave, now_ns: int) -> None:
-        if message.job not in self._exits.jobs:
+        if not self._exits.has_joined(message.job):
             raise ConfigError(f"no job {message.job} has joined")
         self._forget_job(message.job, now_ns)
 

@@ -60,6 +60,21 @@ def test_a_producer_is_granted_places_of_a_blocking_task(node):
 # Workers that end badly.
 
 
+def test_the_credit_of_an_answer_brings_the_next_frame_also_after_a_failure(node):
+    node.join()
+    worker = node.worker().hello().ready()
+    for seq in range(3):
+        node.inbox.send(node.frame(seq))
+    for seq in range(3):
+        batch = worker.take()
+        assert worker.look(batch.frames[0]) == seq
+        answer = [messages.Failure("no")] if seq == 1 else [messages.Found(b"")]
+        node.send(messages.Done("w", worker.token, batch.id, answer, 1, 2, credit=1))
+    stats = node.until(lambda stats: stats.home == 2)
+    assert stats.tasks[TASK].flow.credit == 1
+    assert stats.dropped == {"failed": 1}
+
+
 def test_frames_of_a_lost_worker_are_tried_once_more_and_then_are_poison(node):
     home, first = node.join(), node.worker("a").hello().ready(credit=2, max_batch=2)
     second = node.worker("b").hello()
