@@ -65,7 +65,25 @@ def test_what_looks_like_a_number_stays_text_where_text_is_wanted():
         ({"service.tasks": "{}"}, "service.tasks is empty"),
         ({"service.slots": "[[0, 1, 1]]"},
          "service.slots is not a list of widths, heights and numbers above 0"),
-        ({"node.roles": "['edge']"}, "node.roles has 'edge', expected service"),
+        ({"node.roles": "['router']"},
+             "node.roles has 'router', expected all, cloud, edge, service"),
+            ({"node.roles": "[]"}, "node.roles is empty"),
+            ({"edge.videos.one.path": "a.mp4"},
+             "edge.videos has 'one', expected numbers of videos"),
+            ({"edge.videos.1.path": ""}, "edge.videos.1.path is empty"),
+            ({"edge.max_jobs": "0"}, "edge.max_jobs is 0, expected 1 to 1024"),
+        ({"cloud.results_kept": "1"}, "cloud.results_kept is 1, expected 11 to 1e+06"),
+        ({"cloud.host": "0.0.0.0"}, "cloud.host 0.0.0.0 is beyond loopback: set "
+         "cloud.token_file, so that callers have to show a token"),
+            ({"edge.host": "0.0.0.0"}, "edge.host 0.0.0.0 is beyond loopback: set "
+             "edge.token_file, so that callers have to show a token"),
+        ({"service.packages.fodler": "x"}, "unknown setting service.packages.fodler"),
+        ({"service.packages.max_packages": "0"},
+         "service.packages.max_packages is 0, expected 1 to 4096"),
+        ({"service.packages.enabled": "['crowd']"},
+         "service.packages.enabled has 'crowd', expected a name, @, and 64 digits"),
+        ({"service.packages.enabled": f"['crowd@{'0' * 64}']"},
+         "service.packages.enabled needs service.packages.folder"),
         ({"service.token": "short"}, "service.token is not 16 to 256 visible characters"),
         ({"service.host": "0.0.0.0"}, "service.host 0.0.0.0 is beyond loopback: set "
          "service.token_file, so that callers have to show a token"),
@@ -108,3 +126,10 @@ def test_a_token_is_read_from_a_file_that_nobody_else_reads(tmp_path):
 )
 def test_a_name_counts_as_beyond_loopback(host, expected):
     assert is_loopback(host) is expected
+
+
+def test_packages_are_a_section_of_the_service(tmp_path):
+    identity = f"crowd@{'0' * 64}"
+    text = f"[service.packages]\nfolder = 'here'\nenabled = ['{identity}']"
+    found = load_config(write(tmp_path, text)).service.packages
+    assert (found.folder, found.enabled, found.max_packages) == (Path("here"), (identity,), 64)

@@ -65,7 +65,7 @@ def test_workers_die_with_a_node_that_is_killed(settings):
     workers = psutil.Process(node.process.pid).children()
     assert workers
     node.process.kill()
-    node.process.communicate(timeout=TIMEOUT_S)
+    node.wait()
     assert psutil.wait_procs(workers, TIMEOUT_S)[1] == []
     for path in node.folder.rglob("*"):  # what is left is swept by the next one in that place
         assert path.is_dir() or path.is_socket() or path.name == "lock"

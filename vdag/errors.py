@@ -23,6 +23,8 @@ __all__ = [
     "LimitsUnavailable",
     "ModelError",
     "NativeUnavailable",
+    "NotFound",
+    "PackagesUnavailable",
     "PayloadTooLarge",
     "PlanError",
     "Saturated",
@@ -80,6 +82,18 @@ class Saturated(VdagError):
 
 class LimitsUnavailable(VdagError, PermissionError):
     """This machine, or its state, does not allow the limit that was asked for."""
+
+    status = 409
+
+
+class NotFound(VdagError, LookupError):
+    """There is no such query, job, node or video; the message names it."""
+
+    status = 404
+
+
+class PackagesUnavailable(VdagError):
+    """This node, or its state, does not allow a task package to be stored."""
 
     status = 409
 

@@ -17,10 +17,10 @@ from vdag import _native as native
 def node() -> Iterator[Running]:
     """Serves the four tasks; two workers for cars."""
     node = Running(
-        "--set", "service.tasks.face_detection={}",
-        "--set", "service.tasks.face_alignment={}",
-        "--set", "service.tasks.car_detection={workers=2}",
-        "--set", "service.tasks.helmet_detection={}",
+        "--set", "service.tasks.face_detection={max_batch=4}",
+        "--set", "service.tasks.face_alignment={max_batch=4}",
+        "--set", "service.tasks.car_detection={workers=2, max_batch=4}",
+        "--set", "service.tasks.helmet_detection={max_batch=4}",
         "--set", "service.slots=[[640, 480, 24], [1280, 720, 4]]",
         "--set", "service.max_body_nbytes=8388608",
     )  # fmt: skip

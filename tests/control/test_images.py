@@ -166,10 +166,31 @@ def test_a_jpeg_cut_short_is_refused_when_it_is_decoded():
 
 def test_a_png_that_is_broken_is_refused_when_it_is_decoded():
     picture = images.encoded(PNG[:40], BOUNDS)
+    with pytest.raises(ImageError, match=r"^picture is a PNG of 40 bytes with a chunk up to \d+$"):
+        pixels(picture)
+    picture = images.encoded(PNG.replace(b"IDAT", b"IDAX"), BOUNDS)
     with pytest.raises(ImageError, match=r"^picture is no PNG that OpenCV can decode$"):
         pixels(picture)
     with pytest.raises(ImageError, match=r"^picture is a PNG without a header$"):
         images.encoded(PNG[:20], BOUNDS)
+
+
+@pytest.mark.parametrize("length", [b"\x00\x01\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"])
+def test_a_png_is_refused_before_memory_is_taken_that_a_chunk_announces(length):
+    place = PNG.index(b"IDAT") - 4
+    picture = images.encoded(PNG[:place] + length + PNG[place + 4 :], BOUNDS)
+    end = place + 12 + int.from_bytes(length, "big")
+    message = rf"^picture is a PNG of {len(PNG)} bytes with a chunk up to {end}$"
+    with pytest.raises(ImageError, match=message):
+        pixels(picture)
+
+
+def test_a_png_of_countless_chunks_is_refused():
+    place = PNG.index(b"IDAT") - 4
+    many = PNG[:place] + b"\0\0\0\0teST\0\0\0\0" * 16_384 + PNG[place:]
+    picture = images.encoded(many, Bounds())
+    with pytest.raises(ImageError, match=r"^picture is a PNG with more than 16384 chunks$"):
+        pixels(picture)
 
 
 def test_a_picture_larger_than_allowed_is_refused_by_its_header():

@@ -246,7 +246,8 @@ def test_the_interface_is_documented(caller):
         "/concurrent_execute_task_new/{task}", "/service/{task}", "/get_service_list",
         "/get_execute_url/{task}", "/get_system_status", "/get_cluster_info",
         "/get_resource_info", "/add_work_process", "/decrease_work_process",
-        "/limit_process_resource", "/limit_task_resource", "/healthz", "/readyz", "/metrics",
+        "/limit_process_resource", "/limit_task_resource", "/upload-json-and-codefiles-api",
+        "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
     content = paths["/execute_task/{task}"]["post"]["requestBody"]["content"]
     assert content["application/json"]["examples"]["face_detection"]["value"]["image"]

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,19 +71,33 @@ class Running:
         )
         self.log: list[str] = []
         self.url = self._wait_url()
+        # Nobody else reads the pipe: a node that logs enough to fill it would stand still.
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _wait_url(self) -> str:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"serving on (http://\S+)", line):
+            if found := re.search(r"service at (http://\S+)", line):
                 return found[1]
         raise AssertionError("".join(self.log))
 
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.log.extend(self.process.stderr)
+
+    def wait(self) -> int:
+        """Wait for its end, and read the rest of its log."""
+        self.process.wait(TIMEOUT_S)
+        self._reader.join(TIMEOUT_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return self.process.returncode
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        _, rest = self.process.communicate(timeout=TIMEOUT_S)
-        self.log.append(rest)
+        self.wait()
         with contextlib.suppress(FileNotFoundError):
             assert list(self.folder.iterdir()) == []
             self.folder.rmdir()

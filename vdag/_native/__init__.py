@@ -24,12 +24,13 @@ __all__ = [
     "literal",
     "nms",
     "preprocess",
+    "quoted",
     "ring",
 ]
 
 if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
     try:
-        from vdag._native import decode, header, jpeg, literal, nms, preprocess, ring
+        from vdag._native import decode, header, jpeg, literal, nms, preprocess, quoted, ring
     except ImportError as err:
         raise NativeUnavailable(
             f"the compiled kernels are missing ({err}): run `pip install -e .` in the checkout, "
@@ -44,4 +45,5 @@ else:
     from vdag._native import reference_literal as literal
     from vdag._native import reference_nms as nms
     from vdag._native import reference_preprocess as preprocess
+    from vdag._native import reference_quoted as quoted
     from vdag._native import reference_ring as ring

@@ -37,6 +37,9 @@ payload. The kinds inline and slot are raw arrays in C order: the payload is as 
 says. For jpeg and h264 the shape is that of the decoded picture, or unknown. No shape, with its
 zeros left out, describes more than 1 GiB: numpy takes any of them without an overflow.
 
+Payloads of all kinds but none and slot travel with the header: up to MAX_INLINE_NBYTES at the end
+of the first part, a longer one as the second. `route_nbytes` is a multiple of 8.
+
 A `Header` that exists obeys all of this, so `pack` has nothing to check, and `unpack` gives a
 `Header` or raises. Slot, generation, offset and arena are the transport's to interpret.
 """
@@ -51,6 +54,8 @@ from typing import TYPE_CHECKING, Any
 from vdag.errors import FrameFormatError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Buffer
 
 __all__ = [
@@ -65,6 +70,7 @@ __all__ = [
     "MAGIC",
     "MAX_CONTEXT_NBYTES",
     "MAX_HOP",
+    "MAX_INLINE_NBYTES",
     "MAX_NDIM",
     "MAX_OFFSET",
     "MAX_PAYLOAD_NBYTES",
@@ -74,6 +80,7 @@ __all__ = [
     "pack",
     "pack_into",
     "unpack",
+    "unpack_message",
 ]
 
 MAGIC = b"VDAG"
@@ -81,6 +88,7 @@ VERSION = 1
 HEADER_NBYTES = 136
 MAX_HOP = 64
 MAX_NDIM = 4
+MAX_INLINE_NBYTES = 4096
 MAX_OFFSET = 1 << 40
 MAX_PAYLOAD_NBYTES = 1 << 30
 MAX_ROUTE_NBYTES = 1 << 16
@@ -108,6 +116,15 @@ DTYPES = (
 _ITEM_NBYTES = (0, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8)
 
 _LAYOUT = struct.Struct("<4sHHI4B4Q3q4I4Q4I")
+#: Names of the numbers before and after the shape, without those that are always the same.
+_FRONT = (
+    *("flags", "kind", "dtype", "ndim", "hop", "plan", "stream", "seq", "cam_frame_id"),
+    *("capture_ns", "deadline_ns", "pts_ns"),
+)
+_BACK = (
+    *("arena", "generation", "offset", "payload_nbytes"),
+    *("slot", "route_nbytes", "context_nbytes"),
+)
 _NO_PTS = -(2**63)
 
 _U8, _U32, _U64 = ((0, 2**bits - 1) for bits in (8, 32, 64))
@@ -215,18 +232,22 @@ class Header:
         return replace(self, **changes)
 
 
-def pack(header: Header) -> bytes:
-    """Return the header's `HEADER_NBYTES` bytes."""
-    return _LAYOUT.pack(
-        *(MAGIC, VERSION, HEADER_NBYTES, header.flags),
-        *(header.kind, header.dtype, header.ndim, header.hop),
-        *(header.plan, header.stream, header.seq, header.cam_frame_id),
-        *(header.capture_ns, header.deadline_ns),
-        _NO_PTS if header.pts_ns is None else header.pts_ns,
-        *(header.shape + (0,) * (MAX_NDIM - header.ndim)),
-        *(header.arena, header.generation, header.offset, header.payload_nbytes),
-        *(header.slot, header.route_nbytes, header.context_nbytes, 0),
-    )
+def pack(
+    header: Header, *, route_nbytes: int | None = None, context_nbytes: int | None = None
+) -> bytes:
+    """Return the header's `HEADER_NBYTES` bytes, with other lengths if they are given.
+
+    Raises:
+        FrameFormatError: a length is out of its range.
+    """
+    lengths = {"route_nbytes": route_nbytes, "context_nbytes": context_nbytes}
+    given = {name: nbytes for name, nbytes in lengths.items() if nbytes is not None}
+    if given:
+        header = header.replace(**given)
+    front = (_NO_PTS if (value := getattr(header, name)) is None else value for name in _FRONT)
+    back = (getattr(header, name) for name in _BACK)
+    shape = header.shape + (0,) * (MAX_NDIM - header.ndim)
+    return _LAYOUT.pack(MAGIC, VERSION, HEADER_NBYTES, *front, *shape, *back, 0)
 
 
 def pack_into(header: Header, buffer: Buffer, offset: int = 0) -> None:
@@ -258,34 +279,51 @@ def unpack(buffer: Buffer, offset: int = 0) -> Header:
     if not view.c_contiguous:
         raise FrameFormatError("buffer is not contiguous")
     _check_room(view.nbytes, offset)
-    magic, version, nbytes, flags, *rest = _LAYOUT.unpack_from(view, offset)
-    kind, dtype, ndim, hop, plan, stream, seq, cam_frame_id, *rest = rest
-    capture_ns, deadline_ns, pts_ns, *rest = rest
-    shape, rest = rest[:MAX_NDIM], rest[MAX_NDIM:]
-    arena, generation, slot_offset, payload_nbytes, slot, route_nbytes, context_nbytes, pad = rest
-    _check_frame(magic, version, nbytes, pad)
+    magic, version, nbytes, *rest = _LAYOUT.unpack_from(view, offset)
+    front, shape, back = rest[: len(_FRONT)], rest[len(_FRONT) : -len(_BACK) - 1], rest[:-1]
+    values = dict(zip(_FRONT + _BACK, front + back[-len(_BACK) :], strict=True))
+    ndim = values.pop("ndim")
+    _check_frame(magic, version, nbytes, rest[-1])
     _check_shape(ndim, shape)
-    return Header(
-        kind=kind,
-        dtype=dtype,
-        shape=tuple(shape[:ndim]),
-        flags=flags,
-        hop=hop,
-        plan=plan,
-        stream=stream,
-        seq=seq,
-        cam_frame_id=cam_frame_id,
-        capture_ns=capture_ns,
-        deadline_ns=deadline_ns,
-        pts_ns=None if pts_ns == _NO_PTS else pts_ns,
-        payload_nbytes=payload_nbytes,
-        route_nbytes=route_nbytes,
-        context_nbytes=context_nbytes,
-        arena=arena,
-        slot=slot,
-        generation=generation,
-        offset=slot_offset,
-    )
+    if values["pts_ns"] == _NO_PTS:
+        values["pts_ns"] = None
+    return Header(shape=tuple(shape[:ndim]), **values)
+
+
+def unpack_message(parts: Sequence[Buffer]) -> Header:
+    """Read the header of a descriptor's message, and compare the lengths of all parts with it.
+
+    Args:
+        parts: the message as it was received: contiguous buffers, of which nothing is trusted.
+
+    Raises:
+        FrameFormatError: the first part does not begin with a valid header, or the parts are not
+            those that it announces. What lies between header and payload is not looked at.
+    """
+    if not parts:
+        raise FrameFormatError("a message of no parts is no descriptor")
+    views = [memoryview(part) for part in parts[:2]]
+    if not all(view.c_contiguous for view in views):
+        raise FrameFormatError("part is not contiguous")
+    header = unpack(views[0])
+    is_carried = KINDS[header.kind] not in ("none", "slot")
+    carried_nbytes = header.payload_nbytes if is_carried else 0
+    is_long = carried_nbytes > MAX_INLINE_NBYTES
+    due = HEADER_NBYTES + header.route_nbytes + header.context_nbytes
+    due += 0 if is_long else carried_nbytes
+    if views[0].nbytes != due:
+        raise FrameFormatError(f"first part of {views[0].nbytes} bytes is not {due} bytes long")
+    if len(parts) != (2 if is_long else 1):
+        raise FrameFormatError(
+            f"message of {len(parts)} parts with a payload of {carried_nbytes} bytes"
+        )
+    if is_long and views[1].nbytes != carried_nbytes:
+        raise FrameFormatError(
+            f"second part of {views[1].nbytes} bytes is not {carried_nbytes} bytes long"
+        )
+    if header.route_nbytes % 8:
+        raise FrameFormatError(f"route_nbytes {header.route_nbytes} is not a multiple of 8")
+    return header
 
 
 def _check_room(nbytes: int, offset: int) -> None:

@@ -12,8 +12,11 @@ from vdag import __version__
 from vdag.cli.doctor import doctor
 from vdag.cli.keys import keys
 from vdag.cli.node import node_main
+from vdag.cli.packages import packages
+from vdag.cli.queries import plan, queries, results, stop, submit
 from vdag.cli.run import INTERRUPTED, run
 from vdag.cli.tasks import tasks
+from vdag.cli.top import top
 from vdag.errors import VdagError
 
 __all__ = ["main", "node_main"]
@@ -26,7 +29,10 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(tasks)
+app.command()(packages)
 app.command()(doctor)
+for command in (submit, queries, results, plan, stop, top):
+    app.command()(command)
 app.add_typer(keys, name="keys")
 
 

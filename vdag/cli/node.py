@@ -55,6 +55,8 @@ def node(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    # It quotes whatever a caller has sent, at every request that is malformed.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     flags = dict(_assignment(text) for text in settings or [])
     if roles:
         flags["node.roles"] = str(roles)

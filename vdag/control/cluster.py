@@ -1,27 +1,41 @@
 """What the documents' overviews say of the nodes: which there are, their state, their services.
 
-The replies are made from `NodeView`s, one per node, and do not know where these come from. A node
-by itself knows only itself (`Alone`); whoever knows more puts another `Cluster` in its place.
+The replies are made from `NodeView`s, one per node, and do not know where these come from:
+
+    Alone     a node by itself knows only itself
+    Fleet     the controller's node knows all that have joined
+    Hearsay   any other node knows what the controller has told it
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+from vdag.control import wire
+from vdag.errors import FrameFormatError
+
 __all__ = [
     "Alone",
     "Cluster",
+    "Fleet",
+    "Hearsay",
     "NodeView",
     "Role",
     "ServiceView",
     "cluster_info",
     "execute_urls",
+    "offers_of",
     "resource_info",
+    "state_of",
     "system_status",
+    "view_of_card",
 ]
 
+#: Controllers answer several times within this, and say who is gone.
+VIEW_TIMEOUT_S = 3.0
 Role = Literal["cloud", "edge", "host"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -91,6 +105,110 @@ class Alone:
     def nodes(self) -> Sequence[NodeView]:
         """Return this node."""
         return (self.view(),)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The nodes that have joined the controller of this node.
+
+    Attributes:
+        view: says how this node is now; returns at once.
+        joined: returns the others, and perhaps this one as it was a moment ago; likewise.
+    """
+
+    view: Callable[[], NodeView]
+    joined: Callable[[], Sequence[NodeView]]
+
+    def nodes(self) -> Sequence[NodeView]:
+        """Return this node and all that have joined and are alive."""
+        return _with_mine(self.view(), self.joined())
+
+
+class Hearsay:
+    """What the controller says of the nodes; any thread may ask.
+
+    Who is told nothing any more knows no others: the controller is out of reach, and whether they
+    are is anybody's guess.
+
+    Args:
+        view: says how this node is now; returns at once.
+        timeout_s: what was said is believed for so long.
+        clock: of this host, in ns.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[], NodeView],
+        *,
+        timeout_s: float = VIEW_TIMEOUT_S,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._view, self._timeout_ns, self._clock = view, int(timeout_s * 1e9), clock
+        self._cards: dict[str, wire.Card] = {}
+        self._heard_ns: int | None = None
+        self._others: tuple[NodeView, ...] = ()
+        self.version = 0
+
+    def hear(self, view: wire.View | None) -> None:
+        """Note what the controller says, None for no news; for one thread."""
+        self._heard_ns = self._clock()
+        if view is None:
+            return
+        self._cards.update((card.node_addr, card) for card in view.cards)
+        alive = set(view.alive)
+        self._cards = {name: card for name, card in self._cards.items() if name in alive}
+        self._others = tuple(view_of_card(card) for card in self._cards.values())
+        self.version = view.version
+
+    def forget(self) -> None:
+        """Know nothing, as before another controller says something."""
+        self._cards, self._others, self.version = {}, (), 0
+
+    def nodes(self) -> Sequence[NodeView]:
+        """Return this node and those that the controller lately said are alive."""
+        heard_ns, mine = self._heard_ns, self._view()
+        if heard_ns is None or self._clock() - heard_ns > self._timeout_ns:
+            return (mine,)
+        return _with_mine(mine, self._others)
+
+
+def _with_mine(mine: NodeView, others: Sequence[NodeView]) -> tuple[NodeView, ...]:
+    return (mine, *(other for other in others if other.place != mine.place))
+
+
+def view_of_card(card: wire.Card) -> NodeView:
+    """Return a node as the controller tells of it; a state that makes no sense is left out."""
+    try:
+        state = wire.read_document(card.state)
+    except FrameFormatError:
+        state = {}
+    device, summary = state.get("device_state"), state.get("summary")
+    return NodeView(
+        card.node_addr.rpartition(":")[0].strip("[]"),
+        card.port,
+        card.role,
+        device if isinstance(device, dict) else {},
+        summary if isinstance(summary, dict) else {},
+        {
+            task: ServiceView(offer.workers, offer.cpu_util_limit, offer.mem_util_limit)
+            for task, offer in card.services.items()
+        }
+        if card.port
+        else {},
+    )
+
+
+def offers_of(view: NodeView) -> dict[str, wire.Offer]:
+    """Return what a node offers, as it tells the controller."""
+    return {
+        task: wire.Offer(service.n_process, [], service.cpu_util_limit, service.mem_util_limit)
+        for task, service in view.services.items()
+    }
+
+
+def state_of(view: NodeView) -> bytes:
+    """Return the state of a node's machine, as it tells the controller; see `view_of_card`."""
+    return wire.write_document({"device_state": dict(view.device), "summary": dict(view.summary)})
 
 
 def execute_urls(nodes: Sequence[NodeView], task: str) -> dict[str, Any]:

@@ -8,36 +8,30 @@ wait for the kernel or a process runs in a thread.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from fastapi import Request, Response
-from starlette.exceptions import HTTPException
 
 from vdag.config import ServiceConfig
-from vdag.control import cluster, replies, schemas
+from vdag.control import cluster, schemas
 from vdag.control.cluster import Cluster
+from vdag.control.executing import UNREGISTERED, WAYS, Executing, Way, media_type
 from vdag.control.execution import Execution
 from vdag.control.exposition import Metrics
+from vdag.control.faults import error_body
+from vdag.control.forms import read_form
 from vdag.control.gate import BodyRoom
-from vdag.control.images import Bounds
 from vdag.control.limits import Limit
-from vdag.control.replies import Place, error_body
-from vdag.control.schemas import MSGPACK, Order, RequestReader
+from vdag.control.packages import MAX_PARTS, Package, PackageStore
+from vdag.control.replies import Place
 from vdag.control.staff import Staff
-from vdag.errors import ConfigError, VdagError
-from vdag.tasks import find
+from vdag.errors import PackagesUnavailable
 
 __all__ = ["Endpoints", "Parts"]
 
 JSON = "application/json"
-#: Larger bodies are read in a thread, but for those that are a picture as a file.
-INLINE_NBYTES = 16_384
-#: As documented, with status 200.
-UNREGISTERED = msgspec.json.encode({"error": "unregistered services", "status": 1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +44,7 @@ class Parts:
         staff: of the node.
         cluster: who knows the nodes.
         place: what callers are told about where they are.
+        packages: that are uploaded; None if none are taken.
     """
 
     config: ServiceConfig
@@ -57,35 +52,43 @@ class Parts:
     staff: Staff
     cluster: Cluster
     place: Place
+    packages: PackageStore | None = None
 
 
 class Endpoints:
-    """See above; the methods without an underscore are the endpoints."""
+    """See above; the methods without an underscore are the endpoints.
+
+    Attributes:
+        executing: what answers the endpoints that execute tasks.
+    """
 
     def __init__(self, parts: Parts) -> None:
         config = parts.config
-        self._config, self._parts = config, parts
-        self._execution, self._staff = parts.execution, parts.staff
+        self._parts, self._staff = parts, parts.staff
         self._room = BodyRoom(
             max_nbytes=config.max_body_nbytes, total_nbytes=config.max_bodies_nbytes
         )
-        bounds = Bounds(config.max_pixels, config.max_pictures, config.max_body_nbytes)
-        self._readers = {
-            task: RequestReader(task, find(task).signature, bounds) for task in parts.staff.tasks
-        }
         self._metrics = Metrics(parts.staff, parts.execution)
+        self.executing = Executing(
+            config,
+            execution=parts.execution,
+            staff=parts.staff,
+            room=self._room,
+            place=parts.place,
+            metrics=self._metrics,
+        )
 
     async def execute(self, request: Request) -> Response:
         """Run a task once; `image_list` runs it on each, for a task that takes no clips."""
-        return await self._execute(request)
+        return await self._execute(request, WAYS["execute_task"])
 
     async def execute_old(self, request: Request) -> Response:
         """Run a task once; the reply has no pictures unless `pictures` asks for them."""
-        return await self._execute(request, pictures="none")
+        return await self._execute(request, WAYS["execute_task_old"])
 
     async def execute_list(self, request: Request) -> Response:
         """Run a task on each picture of `image_list`, and answer in its order."""
-        return await self._execute(request, is_list=True)
+        return await self._execute(request, WAYS["concurrent_execute_task_new"])
 
     async def add_worker(self, request: Request) -> Response:
         """Start one more worker and wait until it serves; `model_ctx` may choose its model."""
@@ -118,12 +121,39 @@ class Endpoints:
         )
         return self._changed(order.task_name, pid=order.pid)
 
+    async def upload_package(self, request: Request) -> Response:
+        """Store a package: `task_json`, and a zip for each stage. Nothing of it is executed."""
+        store = self._parts.packages
+        if store is None:
+            raise PackagesUnavailable(
+                "this node takes no packages: service.packages.folder is not set"
+            )
+        content_type = request.headers.get("content-type", "")
+        media_type(content_type, (schemas.FORM,))
+        async with self._room.body(request) as body:
+
+            def install() -> Package:
+                return store.install(read_form(body, content_type, max_parts=MAX_PARTS))
+
+            package = await asyncio.to_thread(install)
+        text = "enabled" if package.is_enabled else "stored; an operator has to enable it"
+        found = {
+            "status": 0,
+            "msg": text,
+            "package": package.identity,
+            "stages": sorted(package.task.stages),
+            "nbytes": package.nbytes,
+            "enabled": package.is_enabled,
+        }
+        return _reply(found)
+
     async def list_services(self) -> Response:
         """Return the names of the tasks that can be executed."""
         return _reply(list(self._staff.tasks))
 
-    async def execute_urls(self, request: Request, task: str) -> Response:
+    async def execute_urls(self, request: Request) -> Response:
         """Return the URLs of all nodes that offer a task."""
+        task = request.path_params["task"]
         found = cluster.execute_urls(self._parts.cluster.nodes(), task)
         return _reply(found) if found else Response(UNREGISTERED, 404, media_type=JSON)
 
@@ -161,74 +191,10 @@ class Endpoints:
         text = await asyncio.to_thread(self._metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def _execute(
-        self, request: Request, *, is_list: bool = False, pictures: str = ""
-    ) -> Response:
-        start_ns = time.monotonic_ns()
-        reader = self._readers.get(request.path_params["task"])
-        if reader is None:
-            return Response(UNREGISTERED, media_type=JSON)
-        status = 500
-        try:
-            response = await self._answer(request, reader, start_ns, is_list, pictures)
-            status = response.status_code
-        except (VdagError, HTTPException) as err:
-            status = err.status if isinstance(err, VdagError) else err.status_code
-            raise
-        finally:
-            self._metrics.observe(reader.task, status, (time.monotonic_ns() - start_ns) / 1e9)
-        return response
-
-    async def _answer(
-        self, request: Request, reader: RequestReader, start_ns: int, is_list: bool, pictures: str
-    ) -> Response:
-        content_type = _content_type(request)
-        is_binary = _wants_msgpack(request, content_type)
-        form = replies.picture_form(
-            request.query_params.get("pictures", pictures), is_binary=is_binary
-        )
-        timeout_s = self._timeout_s(request.query_params)
-        async with self._room.body(request) as body:
-            order = await self._read(reader, body, content_type, is_list)
-            answers = await self._execution.run_all(order.works, timeout_s)
-
-        def write() -> bytes:
-            states = [self._staff.process(reader.task, answer.pid) for answer in answers]
-            found = replies.compose(
-                order,
-                answers,
-                states,
-                all_latency_s=(time.monotonic_ns() - start_ns) / 1e9,
-                place=self._parts.place,
-                form=form,
-            )
-            encode = msgspec.msgpack.encode if is_binary else msgspec.json.encode
-            return encode(found)
-
-        slow = replies.has_pictures(answers, form)
-        content = await self._execution.aside(write) if slow else write()
-        return Response(content, media_type=MSGPACK if is_binary else JSON)
-
-    async def _read(
-        self, reader: RequestReader, body: bytes, content_type: str, is_list: bool
-    ) -> Order:
-        if len(body) <= INLINE_NBYTES or content_type.startswith("image/"):
-            return reader.read(body, content_type, is_list=is_list)
-        return await self._execution.aside(lambda: reader.read(body, content_type, is_list=is_list))
-
-    def _timeout_s(self, query: Mapping[str, str]) -> float:
-        text = query.get("deadline_s")
-        if text is None:
-            return self._config.deadline_s
-        try:
-            wanted = float(text)
-        except ValueError:
-            wanted = 0.0
-        if not 0.001 <= wanted <= self._config.deadline_s:
-            raise ConfigError(
-                f"deadline_s is {text[:80]!r}, expected 0.001 to {self._config.deadline_s:g}"
-            )
-        return wanted
+    async def _execute(self, request: Request, way: Way) -> Response:
+        task = request.path_params["task"]
+        reply = await self.executing.answer(request.scope, request.receive, task, way)
+        return Response(reply.body, reply.status, media_type=reply.kind)
 
     def _changed(self, task: str, **more: Any) -> Response:
         """Say how a task is staffed and limited from now on; never empty, as callers rely on."""
@@ -255,24 +221,6 @@ def _limit(order: schemas.LimitTask) -> Limit:
         None if cpus is None else tuple(cpus),
         None if mems is None else tuple(mems),
     )
-
-
-def _content_type(request: Request) -> str:
-    found = request.headers.get("content-type", "")
-    kind = found.partition(";")[0].strip().lower()
-    if schemas.ALIASES.get(kind, kind) not in schemas.MEDIA_TYPES:
-        raise HTTPException(
-            415, f"content-type {kind[:80]} is none of {', '.join(schemas.MEDIA_TYPES)}"
-        )
-    return found
-
-
-def _wants_msgpack(request: Request, content_type: str) -> bool:
-    accepted = request.headers.get("accept", "*/*")
-    if MSGPACK in accepted:
-        return True
-    kind = content_type.partition(";")[0].strip().lower()
-    return schemas.ALIASES.get(kind, kind) == MSGPACK and "*/*" in accepted
 
 
 def _reply(content: Any) -> Response:

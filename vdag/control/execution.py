@@ -3,9 +3,9 @@
 To the exchange a piece of work is a frame like those of streams (`sending` says how), so that
 requests are batched with each other and with them, tried again when a worker dies, and counted.
 
-Pictures are decoded by a few threads, straight into slots of shared memory; what comes home is
-taken in by the thread `vdag-service` and handed to the event loop. Nothing here waits in the event
-loop, and nothing waits without an end.
+Pictures are decoded by a few threads, straight into slots of shared memory, and sent on by the same
+thread; whoever brings something home leaves it with the event loop, which is woken once for all
+that has come. Nothing here waits in the event loop, and nothing waits without an end.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,8 +51,6 @@ INLINE_PIXELS = 96 * 96
 WINDOW = 16
 #: How often a slot is looked for if nothing comes home; streams have slots, too.
 SLOT_INTERVAL_S = 0.02
-#: Longest wait of the thread that takes in what comes home.
-LISTEN_S = 60.0
 #: Reasons of an exchange that say more about its load than about the frame.
 BUSY = frozenset({"deadline", "full", "peer_full", "stale", "superseded"})
 
@@ -97,6 +95,40 @@ class ExecutionStats:
     stray: int
 
 
+class _Errand:
+    """A piece of work that is under way.
+
+    Attributes:
+        answer: what comes home; None if no slot was free and nothing has been sent.
+        reference: the lease of its slot, once it is sent.
+        is_over: nobody waits for it any more.
+    """
+
+    __slots__ = ("answer", "deadline_ns", "is_over", "reference", "seq", "work")
+
+    def __init__(self, work: Work, seq: int, deadline_ns: int) -> None:
+        self.work, self.seq, self.deadline_ns = work, seq, deadline_ns
+        self.answer: asyncio.Future[Answer | None]
+        self.reference: SlotRef | None = None
+        self.is_over = False
+
+    def end(self) -> None:
+        """Have nobody wait for it; a descriptor that nobody has taken in is stale from here on."""
+        self.is_over = True
+        if self.reference is not None:
+            self.reference.drop()
+
+    def settle(self, result: Answer | BaseException | None) -> bool:
+        """Give the answer to who waits; False if nobody does."""
+        if self.answer.done():
+            return False
+        if isinstance(result, BaseException):
+            self.answer.set_exception(result)
+        else:
+            self.answer.set_result(result)
+        return True
+
+
 class Execution:
     """Runs work by the workers of an exchange; for the event loop that calls `open`.
 
@@ -116,42 +148,35 @@ class Execution:
             raise ConfigError(f"max_in_flight is {max_in_flight}, expected 1 to 4096")
         self._exchange, self._max_in_flight = exchange, max_in_flight
         self._threads = threads or max(2, min(8, len(os.sched_getaffinity(0))))
-        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._pending: dict[int, _Errand] = {}
         self._seq = self._answered = self._failed = self._given_up = 0
         self._late = self._stray = 0
-        self._is_closing = False
+        self._is_closing = self._is_called = False
+        self._arrived: deque[bytes | tuple[int, BaseException | None]] = deque()
         self._sender: Sender | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """Join the exchange and listen; in the event loop, once.
+        """Join the exchange; in the event loop, once.
 
         Raises:
-            TransportError: a socket cannot be had.
+            TransportError: the exchange is closed.
         """
-        loop = asyncio.get_running_loop()
-        self._freed: asyncio.Future[None] = loop.create_future()
-        self._sender = sender = Sender(self._exchange)
+        self._loop = asyncio.get_running_loop()
+        self._freed: asyncio.Future[None] = self._loop.create_future()
+        self._sender = Sender(self._exchange, self._arrive)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="vdag-pictures")
-        self._thread = threading.Thread(
-            target=self._listen, args=(sender, loop), name="vdag-service", daemon=True
-        )
-        self._thread.start()
 
     async def close(self) -> None:
         """Give up what is under way and leave the exchange; harmless when called again."""
         self._is_closing = True
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(ChannelClosed("the service is closed"))
+        for errand in self._pending.values():
+            errand.settle(ChannelClosed("the service is closed"))
         sender, self._sender = self._sender, None
-        if sender is None or self._pool is None or self._thread is None:
+        if sender is None or self._pool is None:
             return
-        # What is being decoded is finished and sent in vain; the mailbox is closed after that.
+        # What is being decoded is finished and sent in vain.
         await asyncio.to_thread(self._pool.shutdown)
-        sender.mailbox.ring()
-        await asyncio.to_thread(self._thread.join)
         sender.close()
 
     def stats(self) -> ExecutionStats:
@@ -207,25 +232,21 @@ class Execution:
             raise ChannelClosed("the service is closed")
         if len(self._pending) >= self._max_in_flight:
             raise Saturated(f"{self._max_in_flight} requests are under way already")
-        loop = asyncio.get_running_loop()
-        deadline_ns = time.monotonic_ns() + round(timeout_s * 1e9)
         seq, self._seq = self._seq, self._seq + 1
-        future: asyncio.Future[Answer] = loop.create_future()
-        self._pending[seq] = future
-        reference: SlotRef | None = None
+        errand = _Errand(work, seq, time.monotonic_ns() + round(timeout_s * 1e9))
+        self._pending[seq] = errand
+        late = Saturated(f"{work.task} has not answered within {timeout_s:g} s")
+        # A timer, not `asyncio.wait_for`, which makes more of it than the rest of this takes.
+        timer = self._loop.call_later(timeout_s, lambda: errand.settle(late))
         try:
-            reference = await self._depart(self._sender, work, seq, deadline_ns)
-            left_s = (deadline_ns - time.monotonic_ns()) / 1e9
-            answer = await asyncio.wait_for(future, max(left_s, 0.0))
-        except asyncio.TimeoutError as err:
-            self._given_up += 1
-            if reference is not None:
-                reference.drop()  # a descriptor that nobody has taken in is stale from here on
-            raise Saturated(f"{work.task} has not answered within {timeout_s:g} s") from err
-        except BaseException:
-            self._failed += 1
+            answer = await self._ask(errand)
+        except BaseException as err:
+            self._given_up += err is late
+            self._failed += err is not late
+            errand.end()
             raise
         finally:
+            timer.cancel()
             del self._pending[seq]
         self._answered += 1
         return answer
@@ -236,60 +257,85 @@ class Execution:
         Raises:
             ChannelClosed: the service closes.
         """
-        if self._pool is None:
+        if self._pool is None or self._is_closing:
             raise ChannelClosed("the service is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        return await self._loop.run_in_executor(self._pool, function)
 
-    async def _depart(
-        self, sender: Sender, work: Work, seq: int, deadline_ns: int
-    ) -> SlotRef | None:
-        """Decode and send; in a thread, unless that is dearer than the work."""
+    async def _ask(self, errand: _Errand) -> Answer:
+        """Decode and send, in a thread unless that is dearer than the work; wait for the answer."""
         while True:
-            freed = self._freed
-            if work.pixels <= INLINE_PIXELS:
-                sent = sender.send(work, seq, deadline_ns=deadline_ns)
-            else:
-                sent = await self.aside(lambda: sender.send(work, seq, deadline_ns=deadline_ns))
-            if sent is not None:
-                return sent.reference
+            sender, pool, freed = self._sender, self._pool, self._freed
+            if self._is_closing or sender is None or pool is None:
+                raise ChannelClosed("the service is closed")
+            errand.answer = self._loop.create_future()
+            if errand.work.pixels > INLINE_PIXELS:
+                pool.submit(self._send_aside, sender, errand)
+            elif not _send(sender, errand):
+                errand.settle(None)
+            answer = await errand.answer
+            if answer is not None:
+                return answer
             # Every slot is taken; when a frame comes home, its own is about to be free.
             await asyncio.wait([freed], timeout=SLOT_INTERVAL_S)
 
-    def _listen(self, sender: Sender, loop: asyncio.AbstractEventLoop) -> None:
-        """Body of the thread: read what comes home, and hand it to the loop."""
-        while not self._is_closing:
-            received = sender.mailbox.receive(LISTEN_S)
-            results = [_read(parts, sender.stream) for parts in received]
-            if results:
-                try:
-                    loop.call_soon_threadsafe(self._settle, results)
-                except RuntimeError:  # the loop has ended before us
-                    return
+    def _send_aside(self, sender: Sender, errand: _Errand) -> None:
+        """Do so in a thread; the event loop hears of it only if nothing has been sent."""
+        try:
+            if not errand.is_over and not _send(sender, errand):
+                self._hand_in((errand.seq, None))
+        except BaseException as err:
+            self._hand_in((errand.seq, err))
 
-    def _settle(self, results: Sequence[tuple[int, Answer | VdagError]]) -> None:
+    def _arrive(self, part: bytes) -> bool:
+        """Take what comes home, in the exchange's thread or one that sends."""
+        self._hand_in(part)
+        return True
+
+    def _hand_in(self, item: bytes | tuple[int, BaseException | None]) -> None:
+        """Leave something for the event loop, and wake it once for all that lies there."""
+        self._arrived.append(item)
+        if not self._is_called:
+            self._is_called = True
+            try:
+                self._loop.call_soon_threadsafe(self._take_in)
+            except RuntimeError:  # the loop has ended before us
+                return
+
+    def _take_in(self) -> None:
         """Wake who waits, for an answer or for a slot; in the event loop."""
-        freed, self._freed = self._freed, asyncio.get_running_loop().create_future()
+        self._is_called = False  # before looking: what is left from here on calls again
+        freed, self._freed = self._freed, self._loop.create_future()
         freed.set_result(None)
-        for seq, result in results:
-            future = self._pending.get(seq)
-            if future is None or future.done():
+        stream = self._sender.stream if self._sender is not None else -1
+        while self._arrived:
+            item = self._arrived.popleft()
+            seq, result = _read(item, stream) if isinstance(item, bytes) else item
+            errand = self._pending.get(seq)
+            if errand is None or not errand.settle(result):
                 self._stray += seq < 0
                 self._late += seq >= 0
-            elif isinstance(result, Answer):
-                future.set_result(result)
-            else:
-                future.set_exception(result)
 
 
-def _read(parts: Sequence[bytes], stream: int) -> tuple[int, Answer | VdagError]:
+def _send(sender: Sender, errand: _Errand) -> bool:
+    """Send a piece of work; False if no slot is free."""
+    sent = sender.send(errand.work, errand.seq, deadline_ns=errand.deadline_ns)
+    if sent is None:
+        return False
+    errand.reference = sent.reference
+    if errand.is_over:  # which nobody may have dropped yet: it has only just got its reference
+        errand.end()
+    return True
+
+
+def _read(part: bytes, stream: int) -> tuple[int, Answer | VdagError]:
     """Return the number of a piece of work and what became of it; -1 for a stray message."""
     try:
-        if messages.is_control(parts[0]):
-            message = messages.decode(parts[0])
+        if messages.is_control(part):
+            message = messages.decode(part)
             if not isinstance(message, Dropped) or message.stream != stream:
                 raise FrameFormatError(f"{type(message).__name__} is not for a service")
             return message.seq, _error(message)
-        descriptor = codec.decode(parts)
+        descriptor = codec.decode([part])
         if descriptor.header.stream != stream or len(descriptor.route) != 3:
             raise FrameFormatError(f"descriptor is of job {descriptor.job!r}")
         return descriptor.header.seq, _answer(descriptor)

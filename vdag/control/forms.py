@@ -52,7 +52,7 @@ class _Form:
     def __init__(self, max_parts: int) -> None:
         self.parts: dict[str, list[bytes]] = {}
         self.is_complete = False
-        self._left = max_parts
+        self._max_parts = self._left = max_parts
         self._header = bytearray()
         self._value = bytearray()
         self._content = bytearray()
@@ -72,7 +72,7 @@ class _Form:
 
     def _begin(self) -> None:
         if not self._left:
-            raise ConfigError("multipart body has too many parts")
+            raise ConfigError(f"multipart body has more than {self._max_parts} parts")
         self._left -= 1
         self._name = ""
         self._content = bytearray()

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vdag.control.replies import error_body
+from vdag.control.faults import error_body
 from vdag.errors import PayloadTooLarge, Saturated
 
 __all__ = ["BodyRoom", "Gate"]
@@ -54,8 +54,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        extra = self._origin(headers) if self._cors else []
+        origin, token, is_preflight = _look_at(scope)
+        extra = self._allow(origin) if self._cors else []
         has_begun = False
 
         async def answer(message: Message) -> None:
@@ -65,9 +65,9 @@ class Gate:
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
 
-        if self._cors and _is_preflight(scope, headers):
-            await _reply(answer, 200, b"", _preflight(headers))
-        elif not self._may_enter(scope, headers):
+        if self._cors and is_preflight:
+            await _reply(answer, 200, b"", _preflight(Headers(scope=scope)))
+        elif not self._may_enter(scope["path"], token):
             await _reply(
                 answer,
                 401,
@@ -83,19 +83,15 @@ class Gate:
                     raise
                 await _reply(answer, 500, error_body(f"internal error: {type(err).__name__}"))
 
-    def _may_enter(self, scope: Scope, headers: Headers) -> bool:
-        if not self._token or scope["path"] in self._open_paths:
+    def _may_enter(self, path: str, token: bytes) -> bool:
+        if not self._token or path in self._open_paths:
             return True
-        return hmac.compare_digest(headers.get("authorization", "").encode(), self._token)
+        return hmac.compare_digest(token, self._token)
 
-    def _origin(self, headers: Headers) -> list[Header]:
-        origin = headers.get("origin")
+    def _allow(self, origin: bytes | None) -> list[Header]:
         if origin is None:
             return [(b"access-control-allow-origin", b"*")]
-        return [
-            (b"access-control-allow-origin", origin.encode("latin-1")),
-            (b"vary", b"Origin"),
-        ]
+        return [(b"access-control-allow-origin", origin), (b"vary", b"Origin")]
 
 
 class BodyRoom:
@@ -109,60 +105,130 @@ class BodyRoom:
     def __init__(self, *, max_nbytes: int, total_nbytes: int) -> None:
         self._max_nbytes, self._left_nbytes = max_nbytes, total_nbytes
 
-    @asynccontextmanager
-    async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Receive a request's body; its room is given back at the end of the block.
+    def body(self, request: Request) -> _Holding:
+        """Do as `hold` for a request."""
+        return self.hold(request.headers.get("content-length", "0"), request.receive)
+
+    def hold(self, length: str, receive: Receive) -> _Holding:
+        """Receive a body at the begin of an `async with` block, and give its room back at the end.
+
+        Args:
+            length: what the request announces, "0" if nothing.
+            receive: of the request, as ASGI has it.
 
         Raises:
             PayloadTooLarge: it is larger than any may be.
             Saturated: there is no room for it now.
             HTTPException: it did not come in time, or its length is no number.
         """
-        taken_nbytes = 0
+        return _Holding(self, length, receive)
 
-        def take(nbytes: int) -> None:
-            nonlocal taken_nbytes
-            if taken_nbytes + nbytes > self._max_nbytes:
-                raise PayloadTooLarge(
-                    f"body of {taken_nbytes + nbytes} bytes or more exceeds {self._max_nbytes}"
-                )
-            if nbytes > self._left_nbytes:
-                raise Saturated("too many large requests are under way")
-            self._left_nbytes -= nbytes
-            taken_nbytes += nbytes
+    def take(self, nbytes: int, taken_nbytes: int) -> None:
+        """Take room for a body that has so much already."""
+        if taken_nbytes + nbytes > self._max_nbytes:
+            raise PayloadTooLarge(
+                f"body of {taken_nbytes + nbytes} bytes or more exceeds {self._max_nbytes}"
+            )
+        if nbytes > self._left_nbytes:
+            raise Saturated("too many large requests are under way")
+        self._left_nbytes -= nbytes
 
+    def give_back(self, nbytes: int) -> None:
+        """Give room back."""
+        self._left_nbytes += nbytes
+
+
+class _Holding:
+    """A body and the room it takes, for the time of an `async with` block."""
+
+    __slots__ = ("_announced", "_nbytes", "_receive", "_room")
+
+    def __init__(self, room: BodyRoom, announced: str, receive: Receive) -> None:
+        self._room, self._announced, self._receive = room, announced, receive
+        self._nbytes = 0
+
+    async def __aenter__(self) -> bytes:
         try:
-            announced = request.headers.get("content-length", "0")
-            if not announced.isdecimal():
+            if not self._announced.isdecimal():
                 raise HTTPException(400, "content-length is no number")
-            take(int(announced))
-            try:
-                body = await asyncio.wait_for(_receive(request, taken_nbytes, take), BODY_TIMEOUT_S)
-            except asyncio.TimeoutError as err:
-                raise HTTPException(408, f"no whole body within {BODY_TIMEOUT_S:g} s") from err
-            except ClientDisconnect as err:
-                raise HTTPException(400, "the caller has left amid the body") from err
-            yield body
-        finally:
-            self._left_nbytes += taken_nbytes
+            self._take(int(self._announced))
+            with _Alarm(BODY_TIMEOUT_S):
+                return await self._receive_all()
+        except asyncio.TimeoutError as err:
+            self._give_back()
+            raise HTTPException(408, f"no whole body within {BODY_TIMEOUT_S:g} s") from err
+        except BaseException:
+            self._give_back()
+            raise
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._give_back()
+
+    async def _receive_all(self) -> bytes:
+        chunks: list[bytes] = []
+        nbytes = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise HTTPException(400, "the caller has left amid the body")
+            chunk: bytes = message.get("body", b"")
+            nbytes += len(chunk)
+            if nbytes > self._nbytes:
+                self._take(nbytes - self._nbytes)
+            if chunk:  # the last one never has anything, and would cost a copy of all others
+                chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _take(self, nbytes: int) -> None:
+        self._room.take(nbytes, self._nbytes)
+        self._nbytes += nbytes
+
+    def _give_back(self) -> None:
+        self._room.give_back(self._nbytes)
+        self._nbytes = 0
 
 
-async def _receive(request: Request, room_nbytes: int, take: Callable[[int], None]) -> bytes:
-    """Return the body; `take` is called for what comes beyond `room_nbytes`."""
-    chunks: list[bytes] = []
-    nbytes = 0
-    async for chunk in request.stream():
-        nbytes += len(chunk)
-        if nbytes > room_nbytes:
-            take(nbytes - room_nbytes)
-            room_nbytes = nbytes
-        if chunk:  # the last one never has anything, and would cost a copy of all others
-            chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+class _Alarm:
+    """Raises `asyncio.TimeoutError` in a block that takes too long.
+
+    `asyncio.wait_for` would make a task of it, which costs more than most bodies.
+    """
+
+    __slots__ = ("_has_rung", "_task", "_timeout_s", "_timer")
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s, self._has_rung = timeout_s, False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "coroutines run in tasks"
+        self._task = task
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._ring)
+
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        self._timer.cancel()
+        if self._has_rung and kind is asyncio.CancelledError:
+            if sys.version_info >= (3, 11):
+                self._task.uncancel()
+            raise asyncio.TimeoutError
+
+    def _ring(self) -> None:
+        self._has_rung = True
+        self._task.cancel()
 
 
-def _is_preflight(scope: Scope, headers: Headers) -> bool:
-    return scope["method"] == "OPTIONS" and "access-control-request-method" in headers
+def _look_at(scope: Scope) -> tuple[bytes | None, bytes, bool]:
+    """Return the origin and the token of a request, and whether it only asks for leave."""
+    origin, token, asks = None, b"", False
+    for name, value in scope["headers"]:
+        if name == b"origin":
+            origin = value
+        elif name == b"authorization":
+            token = value
+        elif name == b"access-control-request-method":
+            asks = True
+    return origin, token, asks and scope["method"] == "OPTIONS"
 
 
 def _preflight(headers: Headers) -> list[Header]:

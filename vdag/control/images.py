@@ -36,6 +36,7 @@ __all__ = [
     "Picture",
     "encoded",
     "from_json",
+    "from_literal",
     "from_msgpack",
     "from_text",
     "list_from_json",
@@ -51,6 +52,8 @@ _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 #: PNG (W3C, third edition, 11.2.1): length and name of the first chunk, then width and height.
 _PNG_HEADER = re.compile(re.escape(_PNG) + rb"\0\0\0\rIHDR(.{4})(.{4})", re.DOTALL)
+#: Pictures have one of 8 KiB for each part of their pixels, and few others.
+MAX_PNG_CHUNKS = 16_384
 _LITERAL = re.compile(r"[ \t\r\n]*[bB]['\"]")
 _DATA_URL = re.compile(r"data:image/[A-Za-z0-9.+-]{1,64};base64,")
 #: First bytes of bin and str, of MessagePack's specification.
@@ -125,6 +128,7 @@ class _Png:
             import cv2
         except ImportError as err:
             raise DependencyMissing("cv2", "video") from err
+        _check_chunks(self.data)
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         try:
             found: Any = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
@@ -216,6 +220,15 @@ def from_text(text: str, bounds: Bounds) -> Picture:
     return encoded(data, bounds)
 
 
+def from_literal(text: Buffer, bounds: Bounds) -> Picture:
+    """Read a picture from the ASCII text of a bytes literal.
+
+    Raises:
+        ImageError: it is none, or exceeds a limit.
+    """
+    return encoded(native.literal.decode(text, max_nbytes=bounds.max_nbytes), bounds)
+
+
 def from_json(value: Buffer, bounds: Bounds) -> Picture:
     """Read a picture from a JSON value: a string, or nested lists.
 
@@ -230,7 +243,7 @@ def from_json(value: Buffer, bounds: Bounds) -> Picture:
     if start == b'"':
         try:
             text = msgspec.json.decode(value, type=str)
-        except msgspec.DecodeError as err:
+        except (msgspec.DecodeError, UnicodeDecodeError) as err:
             raise ImageError(f"picture is no text: {_lower(err)}") from err
         return from_text(text, bounds)
     if start == b"[":
@@ -345,6 +358,20 @@ def _msgpack_length(view: memoryview) -> int:
     return int.from_bytes(view[1 : 1 + width], "big")
 
 
+def _check_chunks(data: Buffer) -> None:
+    """Make sure that the chunks of a PNG are there: OpenCV takes the memory that they announce."""
+    view, place = memoryview(data), len(_PNG)
+    for _ in range(MAX_PNG_CHUNKS):
+        head = bytes(view[place : place + 8])
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        place += 12 + length
+        if place > len(view):
+            raise ImageError(f"picture is a PNG of {len(view)} bytes with a chunk up to {place}")
+        if kind == b"IEND":
+            return
+    raise ImageError(f"picture is a PNG with more than {MAX_PNG_CHUNKS} chunks")
+
+
 def _check_size(width: int, height: int, bounds: Bounds) -> None:
     if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
         raise ImageError(f"picture of {width} x {height} pixels is not within 1 to {MAX_SIDE}")
@@ -365,4 +392,4 @@ def _contiguous(data: Buffer) -> bytes | memoryview:
 def _lower(err: Exception) -> str:
     """Return msgspec's words in the form of ours."""
     text = str(err).replace("`", "")
-    return text[:1].lower() + text[1:]
+    return text if text.startswith("JSON") else text[:1].lower() + text[1:]

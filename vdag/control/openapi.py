@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["RESPONSES", "changing", "executing", "responses"]
+__all__ = [
+    "RESPONSES",
+    "asking_for",
+    "changing",
+    "executing",
+    "name_of",
+    "responses",
+    "uploading",
+]
 
 _LITERAL = "b'\\xff\\xd8\\xff\\xe0\\x00\\x10JFIF...\\xff\\xd9'"
 _NUMBER = {"type": "number"}
@@ -75,13 +83,7 @@ _EXAMPLES: Mapping[str, Mapping[str, Any]] = {
     "helmet_detection": {"image_list": [[[1, 1, 1], [1, 1, 1]], [[2, 2, 2], [2, 2, 2]]]},
     "pixel lists": {"image": [[1, 1, 1], [1, 1, 1]]},
 }
-_TASK = {
-    "name": "task",
-    "in": "path",
-    "required": True,
-    "schema": {"type": "string"},
-    "example": "face_detection",
-}
+_TASK = {"name": "task", "in": "path", "required": True}
 _QUERY = [
     {
         "name": "pictures",
@@ -126,10 +128,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 RESPONSES = responses(401)
 
 
-def executing(example: str = "") -> dict[str, Any]:
+def executing(tasks: Sequence[str], example: str = "") -> dict[str, Any]:
     """Return what an endpoint that runs a task adds to its operation.
 
     Args:
+        tasks: that the node has.
         example: name of the only example that fits; empty for all.
     """
     examples = {
@@ -141,7 +144,7 @@ def executing(example: str = "") -> dict[str, Any]:
         examples = {example: {"value": {"image_list": [_LITERAL, _LITERAL]}}}
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
-        "parameters": [_TASK, *_QUERY],
+        "parameters": [{**_TASK, "schema": name_of(tasks)}, *_QUERY],
         "requestBody": {
             "required": True,
             "content": {
@@ -166,16 +169,55 @@ def executing(example: str = "") -> dict[str, Any]:
     }
 
 
-def changing(properties: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+def name_of(tasks: Sequence[str]) -> dict[str, Any]:
+    """Return the schema of the name of a task."""
+    return {"type": "string", "enum": list(tasks)}
+
+
+def asking_for(tasks: Sequence[str]) -> dict[str, Any]:
+    """Return what an endpoint that asks about a task, of whichever node, adds to its operation."""
+    return {"parameters": [{**_TASK, "schema": {"type": "string"}, "example": tasks[0]}]}
+
+
+def changing(
+    properties: Mapping[str, Any], example: Mapping[str, Any], *required: str
+) -> dict[str, Any]:
     """Return what an endpoint that changes something adds to its operation.
 
     Args:
-        properties: schema of each field; those of the example are required, but for objects.
+        properties: schema of each field.
         example: the documents' own.
+        required: the fields that have to be there.
     """
-    required = [name for name, value in example.items() if not isinstance(value, dict)]
-    schema = {"type": "object", "required": required, "properties": dict(properties)}
+    schema = {"type": "object", "required": list(required), "properties": dict(properties)}
     return {
         "requestBody": {"required": True, "content": _json(schema, example=dict(example))},
         "responses": {"200": {"description": "Done.", "content": _json({"type": "object"})}},
+    }
+
+
+def uploading() -> dict[str, Any]:
+    """Return what the endpoint that stores packages adds to its operation."""
+    stored = {
+        "type": "object",
+        "required": ["status", "msg", "package", "stages", "nbytes", "enabled"],
+        "properties": {
+            "status": {"type": "integer"},
+            "msg": {"type": "string"},
+            "package": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]*@[0-9a-f]{64}$"},
+            "stages": {"type": "array", "items": {"type": "string"}},
+            "nbytes": {"type": "integer"},
+            "enabled": {"type": "boolean"},
+        },
+    }
+    file = {"type": "string", "format": "binary"}
+    form = {
+        "type": "object",
+        "required": ["task_json"],
+        "properties": {"task_json": {**file, "description": "What the package holds, as JSON."}},
+        "additionalProperties": {**file, "description": "A zip for each stage, by its name."},
+    }
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {"200": {"description": "Stored.", "content": _json(stored)}},
     }

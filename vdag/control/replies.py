@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import msgspec
 import numpy as np
 
 from vdag import _native as native
@@ -21,7 +20,7 @@ from vdag.control.staff import ProcessState
 from vdag.errors import ConfigError
 from vdag.results import PICTURES, Outputs, to_json
 
-__all__ = ["PictureForm", "Place", "compose", "error_body", "has_pictures", "picture_form"]
+__all__ = ["PictureForm", "Place", "compose", "has_pictures", "picture_form"]
 
 #: How pictures are written: as the documents' text, base64, their bytes, or left out.
 PictureForm = Literal["literal", "base64", "binary", "none"]
@@ -104,11 +103,6 @@ def compose(
     body["execute_flag"] = True
     body["task_conf"] = _conf(order)
     return body
-
-
-def error_body(error: str) -> bytes:
-    """Return the body of every reply that says what went wrong."""
-    return msgspec.json.encode({"status": 1, "error": error})
 
 
 def _resource_info(

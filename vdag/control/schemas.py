@@ -11,21 +11,23 @@ others without making objects of them. Four encodings mean the same:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vdag.control import images
+from vdag.control.bodies import LIFTED_NBYTES, Fields, Parts, Source, check_nbytes, lift, rephrase
 from vdag.control.forms import read_form
 from vdag.control.images import Bounds, Picture
-from vdag.errors import ConfigError, ImageError
+from vdag.errors import ConfigError
 from vdag.graph import Signature
 
 __all__ = [
+    "ALIASES",
+    "FORM",
     "MEDIA_TYPES",
     "MSGPACK",
     "AddWorker",
@@ -162,15 +164,6 @@ class Order:
     conf: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Source(Protocol):
-    """The fields of a request in some encoding."""
-
-    def has(self, name: str) -> bool: ...
-    def picture(self, name: str) -> Picture: ...
-    def pictures(self, name: str) -> list[Picture]: ...
-    def value(self, name: str, kind: Any, limit: int) -> Any: ...
-
-
 class RequestReader:
     """Reads the requests for one task; any number of threads at a time.
 
@@ -223,7 +216,7 @@ class RequestReader:
             fields["bbox"] = np.array([[0, 0, picture.width, picture.height]], np.float32)
         return Work(self.task, [picture], fields=fields)
 
-    def _work(self, source: _Source) -> Work:
+    def _work(self, source: Source) -> Work:
         given = {name for name in self._accepted if source.has(name)}
         if "clip" in self._accepted and source.has("image_list"):
             given.add("clip")
@@ -250,7 +243,7 @@ class RequestReader:
             raise ConfigError(f"{len(faces)} faces do not go with {len(fields['bbox'])} boxes")
         return Work(self.task, faces=faces, fields=fields)
 
-    def _value(self, source: _Source, name: str) -> Any:
+    def _value(self, source: Source, name: str) -> Any:
         value = source.value(name, ROWS.get(name, Any), MAX_VALUE_NBYTES)
         if name not in ROWS:
             return value
@@ -260,84 +253,24 @@ class RequestReader:
             raise ConfigError(f"{name} has a number that is not finite")
         return array
 
-    def _open(self, body: bytes, content_type: str) -> _Source:
+    def _open(self, body: bytes, content_type: str) -> Source:
         kind = content_type.partition(";")[0].strip().lower()
         kind = ALIASES.get(kind, kind)
         if kind in PICTURES:
-            return _Parts({"image": [body]}, self._bounds)
+            return Parts({"image": [body]}, self._bounds)
         if kind == FORM:
             most = self._bounds.max_pictures + len(self._names)
-            return _Parts(read_form(body, content_type, max_parts=most), self._bounds)
+            return Parts(read_form(body, content_type, max_parts=most), self._bounds)
         decode = self._msgpack.decode if kind == MSGPACK else self._json.decode
+        literal: bytes | None = None
+        if kind == JSON and len(body) >= LIFTED_NBYTES:
+            literal, body = lift(body)
         try:
             found = decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as err:
-            raise ConfigError(f"body is malformed: {_rephrase(err)}") from err
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+            raise ConfigError(f"body is malformed: {rephrase(err)}") from err
         fields = {name: memoryview(getattr(found, name)) for name in self._names}
-        return _Fields(fields, self._bounds, is_json=kind != MSGPACK)
-
-
-class _Fields:
-    """The fields of JSON or MessagePack, each still as it came."""
-
-    def __init__(self, fields: Mapping[str, memoryview], bounds: Bounds, *, is_json: bool) -> None:
-        nothing = b"null" if is_json else b"\xc0"
-        self._fields = {
-            name: value for name, value in fields.items() if value not in (b"", nothing)
-        }
-        self._bounds, self._is_json = bounds, is_json
-
-    def has(self, name: str) -> bool:
-        return name in self._fields
-
-    def picture(self, name: str) -> Picture:
-        read = images.from_json if self._is_json else images.from_msgpack
-        return _named(name, lambda: read(self._fields[name], self._bounds))
-
-    def pictures(self, name: str) -> list[Picture]:
-        read = images.list_from_json if self._is_json else images.list_from_msgpack
-        return _named(name, lambda: read(self._fields[name], self._bounds))
-
-    def value(self, name: str, kind: Any, limit: int) -> Any:
-        text = self._fields[name]
-        _check_nbytes(name, len(text), limit)
-        return _decode(name, text, kind, is_json=self._is_json)
-
-
-class _Parts:
-    """The parts of a form, or a picture alone."""
-
-    def __init__(self, parts: Mapping[str, list[bytes]], bounds: Bounds) -> None:
-        self._parts, self._bounds = parts, bounds
-
-    def has(self, name: str) -> bool:
-        return name in self._parts
-
-    def picture(self, name: str) -> Picture:
-        (data,) = self._only(name)
-        return _named(name, lambda: self._read(data))
-
-    def pictures(self, name: str) -> list[Picture]:
-        return _named(name, lambda: [self._read(data) for data in self._parts[name]])
-
-    def value(self, name: str, kind: Any, limit: int) -> Any:
-        (text,) = self._only(name)
-        _check_nbytes(name, len(text), limit)
-        return _decode(name, memoryview(text), kind, is_json=True)
-
-    def _only(self, name: str) -> list[bytes]:
-        if len(self._parts[name]) != 1:
-            raise ConfigError(f"field {name} is there {len(self._parts[name])} times")
-        return self._parts[name]
-
-    def _read(self, data: bytes) -> Picture:
-        try:  # text fields of a form carry the text forms of pictures, too
-            text = data.decode("ascii") if data[:1] in (b"b", b"B", b"d") else ""
-        except UnicodeDecodeError:
-            text = ""
-        if text:
-            return images.from_text(text, self._bounds)
-        return images.encoded(data, self._bounds)
+        return Fields(fields, self._bounds, is_json=kind != MSGPACK, literal=literal)
 
 
 def read_json(body: bytes, kind: type[_T]) -> _T:
@@ -346,38 +279,8 @@ def read_json(body: bytes, kind: type[_T]) -> _T:
     Raises:
         ConfigError: it is not JSON, or not of that kind; the message names the field.
     """
-    _check_nbytes("body", len(body), MAX_VALUE_NBYTES)
+    check_nbytes("body", len(body), MAX_VALUE_NBYTES)
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise ConfigError(f"body is malformed: {_rephrase(err)}") from err
-
-
-def _decode(name: str, text: memoryview, kind: Any, *, is_json: bool) -> Any:
-    try:
-        if is_json:
-            return msgspec.json.decode(text, type=kind)
-        return msgspec.msgpack.decode(text, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise ConfigError(f"field {name}: {_rephrase(err)}") from err
-
-
-def _named(name: str, read: Callable[[], _T]) -> _T:
-    """Say in which field a picture is wrong."""
-    try:
-        return read()
-    except ImageError as err:
-        raise ImageError(f"field {name}: {err}") from err
-
-
-def _check_nbytes(name: str, nbytes: int, limit: int) -> None:
-    if nbytes > limit:
-        raise ConfigError(f"field {name} of {nbytes} bytes exceeds limit {limit}")
-
-
-def _rephrase(err: Exception) -> str:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.pid`" into this package's words."""
-    text, _, place = str(err).partition(" - at ")
-    text = (text[:1].lower() + text[1:]).replace("`", "")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    return f"{place}: {text}" if place else text
+        raise ConfigError(f"body is malformed: {rephrase(err)}") from err

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import secrets
-import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,10 +17,16 @@ import numpy as np
 
 from vdag._native import header as native_header
 from vdag.control.schemas import Work
-from vdag.errors import ConfigError, FrameFormatError, PayloadTooLarge, Saturated
+from vdag.errors import (
+    ChannelClosed,
+    ConfigError,
+    FrameFormatError,
+    PayloadTooLarge,
+    Saturated,
+)
 from vdag.frame import UInt8Image
-from vdag.job.mailbox import Mailbox, home_address
-from vdag.transport import codec, messages
+from vdag.job.mailbox import home_address
+from vdag.transport import codec, inside, messages
 from vdag.transport.codec import Descriptor, Hop
 from vdag.transport.messages import Join, Leave
 
@@ -53,24 +58,27 @@ class Sender:
 
     Args:
         exchange: open, of this process; open until this is closed.
+        arrive: takes what comes home, in any thread, even before `send` has returned.
 
     Attributes:
         stream: number of the stream that its frames are of.
-        mailbox: for one thread to receive from.
 
     Raises:
-        TransportError: a socket cannot be had.
+        ChannelClosed: the exchange is not open in this process.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, arrive: inside.Take) -> None:
         self._address, self._arena = exchange.address, exchange.arena
         self._job = f"service-{secrets.token_hex(4)}"
         self.stream = secrets.randbits(63)
         self._home = home_address(exchange.address, self._job)
-        self._lock = threading.Lock()
         self._routes: dict[str, tuple[Hop, ...]] = {}
-        self.mailbox = Mailbox(exchange.address, self._home)
-        self.mailbox.send(messages.encode(Join(self._job, self._home)))
+        take = inside.find(exchange.address)
+        if take is None:
+            raise ChannelClosed(f"exchange {exchange.address} is not open in this process")
+        self._take = take
+        inside.register(self._home, arrive)
+        take(messages.encode(Join(self._job, self._home)))
 
     def send(self, work: Work, seq: int, *, deadline_ns: int) -> Sent | None:
         """Decode the pictures of a piece of work and hand it to the exchange.
@@ -109,7 +117,8 @@ class Sender:
             )
             if reference is not None:
                 header = _with_slot(header, shape, reference)
-            self._hand_over(self._encode(work.task, header, fields))
+            if not self._take(self._encode(work.task, header, fields)):
+                raise Saturated("the exchange has too many messages to read")
         except BaseException:
             if reference is not None:
                 reference.drop()
@@ -117,9 +126,9 @@ class Sender:
         return Sent(reference)
 
     def close(self) -> None:
-        """Leave the exchange; nobody sends or receives any more."""
-        self.mailbox.send(messages.encode(Leave(self._job)))
-        self.mailbox.close()
+        """Leave the exchange; nobody sends any more."""
+        self._take(messages.encode(Leave(self._job)))
+        inside.forget(self._home)
 
     def _store(self, pictures: Sequence[Picture], shape: tuple[int, ...]) -> SlotRef | None:
         try:
@@ -136,20 +145,13 @@ class Sender:
                 picture.write(out)
             return loan.commit(readers=1)
 
-    def _encode(
-        self, task: str, header: native_header.Header, fields: dict[str, Any]
-    ) -> bytes | memoryview:
+    def _encode(self, task: str, header: native_header.Header, fields: dict[str, Any]) -> bytes:
         context = {REQUEST: fields} if fields else {}
         descriptor = Descriptor(header, self._job, "", self._route(task), context)
         try:
-            return codec.encode(descriptor)[0]
+            return bytes(codec.encode(descriptor)[0])
         except FrameFormatError as err:
             raise PayloadTooLarge(f"what goes with the pictures is too large: {err}") from err
-
-    def _hand_over(self, part: bytes | memoryview) -> None:
-        with self._lock:
-            if not self.mailbox.send(part):
-                raise Saturated("the exchange has too many messages to read")
 
     def _route(self, task: str) -> tuple[Hop, ...]:
         route = self._routes.get(task)

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp
 
-from vdag._version import __version__
 from vdag.control import openapi
+from vdag.control.apps import new_app
 from vdag.control.endpoints import Endpoints, Parts
-from vdag.control.gate import Gate
-from vdag.control.replies import error_body
-from vdag.errors import VdagError
+from vdag.control.executing import Express
 
-__all__ = ["OPEN_PATHS", "Parts", "create_app"]
-
-JSON = "application/json"
-#: Anybody may ask whether the service is well.
-OPEN_PATHS = ("/healthz", "/readyz")
-RETRY_AFTER_S = "1"
+__all__ = ["Parts", "create_app"]
 
 
-def create_app(parts: Parts) -> FastAPI:
+def create_app(parts: Parts) -> ASGIApp:
     """Return the app.
 
     Raises:
@@ -37,27 +30,18 @@ def create_app(parts: Parts) -> FastAPI:
         yield
         await parts.execution.close()
 
-    app = FastAPI(
-        title="vdag compute service",
-        version=__version__,
-        lifespan=lifespan,
-        responses=openapi.RESPONSES,
-    )
+    config = parts.config
+    app = new_app("vdag compute service", token=config.token, cors=config.cors, lifespan=lifespan)
     service = Endpoints(parts)
-    _add_executing(app, service)
-    _add_changing(app, service)
-    _add_asking(app, service)
-    app.add_exception_handler(VdagError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_middleware(
-        Gate, token=parts.config.token, open_paths=OPEN_PATHS, cors=parts.config.cors
-    )
-    return app
+    _add_executing(app, service, parts.staff.tasks)
+    _add_changing(app, service, parts.staff.tasks)
+    _add_uploading(app, service)
+    _add_asking(app, service, parts.staff.tasks)
+    return Express(app, service.executing, token=config.token, cors=config.cors)
 
 
-def _add_executing(app: FastAPI, service: Endpoints) -> None:
-    refusals = openapi.responses(400, 408, 413, 415, 422, 500, 503)
+def _add_executing(app: FastAPI, service: Endpoints, tasks: Sequence[str]) -> None:
+    refusals = openapi.responses(400, 404, 408, 413, 415, 422, 500, 503)
     for path, endpoint, summary, example in (
         ("/execute_task/{task}", service.execute, "Run a task", ""),
         ("/execute_task_new/{task}", service.execute, "Run a task on encoded pictures", ""),
@@ -76,18 +60,18 @@ def _add_executing(app: FastAPI, service: Endpoints) -> None:
             methods=["POST"],
             summary=summary,
             responses=refusals,
-            openapi_extra=openapi.executing(example),
+            openapi_extra=openapi.executing(tasks, example),
         )
 
 
-def _add_changing(app: FastAPI, service: Endpoints) -> None:
-    text, number, numbers = (
-        {"type": "string"},
+def _add_changing(app: FastAPI, service: Endpoints, tasks: Sequence[str]) -> None:
+    name, number, numbers = (
+        openapi.name_of(tasks),
         {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
         {"type": "array", "items": {"type": "integer", "minimum": 0}},
     )
     limits = {
-        "task_name": text,
+        "task_name": name,
         "cpu_util_limit": number,
         "mem_util_limit": number,
         "mem_limit": number,
@@ -102,27 +86,33 @@ def _add_changing(app: FastAPI, service: Endpoints) -> None:
             service.add_worker,
             "Start one more worker of a task",
             openapi.changing(
-                {"task_name": text, "model_ctx": {"type": "object"}},
+                {"task_name": name, "model_ctx": {"type": "object"}},
                 {"task_name": "car_detection", "model_ctx": context},
+                "task_name",
             ),
         ),
         (
             "/decrease_work_process",
             service.decrease_worker,
             "Stop one worker of a task, after its work",
-            openapi.changing({"task_name": text}, {"task_name": "car_detection"}),
+            openapi.changing({"task_name": name}, {"task_name": "car_detection"}, "task_name"),
         ),
         (
             "/limit_task_resource",
             service.limit_task,
             "Limit all workers of a task together",
-            openapi.changing(limits, example),
+            openapi.changing(limits, example, "task_name"),
         ),
         (
             "/limit_process_resource",
             service.limit_process,
             "Limit one worker",
-            openapi.changing({"pid": {"type": "integer"}, **limits}, {"pid": 10832, **example}),
+            openapi.changing(
+                {"pid": {"type": "integer"}, **limits},
+                {"pid": 10832, **example},
+                "pid",
+                "task_name",
+            ),
         ),
     ):
         app.add_api_route(
@@ -135,7 +125,18 @@ def _add_changing(app: FastAPI, service: Endpoints) -> None:
         )
 
 
-def _add_asking(app: FastAPI, service: Endpoints) -> None:
+def _add_uploading(app: FastAPI, service: Endpoints) -> None:
+    app.add_api_route(
+        "/upload-json-and-codefiles-api",
+        service.upload_package,
+        methods=["POST"],
+        summary="Store a package of tasks",
+        responses=openapi.responses(400, 408, 409, 413, 415, 422, 500, 503),
+        openapi_extra=openapi.uploading(),
+    )
+
+
+def _add_asking(app: FastAPI, service: Endpoints, tasks: Sequence[str]) -> None:
     for path, endpoint, summary in (
         ("/get_service_list", service.list_services, "Names of the tasks"),
         ("/get_system_status", service.system_status, "Nodes by role, their state"),
@@ -149,6 +150,7 @@ def _add_asking(app: FastAPI, service: Endpoints) -> None:
         methods=["GET"],
         summary="Where a task can be had",
         responses=openapi.responses(404),
+        openapi_extra=openapi.asking_for(tasks),
     )
     for path, endpoint, summary in (
         ("/healthz", service.health, "Whether the node works"),
@@ -157,19 +159,10 @@ def _add_asking(app: FastAPI, service: Endpoints) -> None:
         app.add_api_route(
             path, endpoint, methods=["GET"], summary=summary, responses=openapi.responses(503)
         )
-    app.add_api_route("/metrics", service.metrics, methods=["GET"], summary="For Prometheus")
-
-
-async def _on_error(request: Request, err: Exception) -> Response:
-    assert isinstance(err, VdagError), "it is registered for these"
-    headers = {"retry-after": RETRY_AFTER_S} if err.status == 503 else None
-    return Response(error_body(str(err)), err.status, headers, JSON)
-
-
-async def _on_http_error(request: Request, err: Exception) -> Response:
-    assert isinstance(err, HTTPException), "it is registered for these"
-    return Response(error_body(str(err.detail).lower()), err.status_code, err.headers, JSON)
-
-
-async def _on_invalid(request: Request, err: Exception) -> Response:
-    return Response(error_body(f"request is malformed: {err}"), 422, media_type=JSON)
+    app.add_api_route(
+        "/metrics",
+        service.metrics,
+        methods=["GET"],
+        summary="For Prometheus",
+        response_class=PlainTextResponse,
+    )

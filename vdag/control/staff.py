@@ -116,20 +116,13 @@ class Staff:
         if not pid:
             pid = next(iter(self.pids(task)), 0)
         use, limit = self._sampler.process(pid), self._applied.get(pid)
-        state = ProcessState(pid)
-        if use is not None:
-            state = replace(
-                state,
-                cpu_util_use=round(use.cpu_util_use, 5),
-                mem_util_use=round(use.mem_util_use, 5),
-            )
-        if limit is not None:
-            state = replace(
-                state,
-                cpu_util_limit=_share(limit.cpu_util_limit),
-                mem_util_limit=_share(limit.mem_util_limit),
-            )
-        return state
+        return ProcessState(
+            pid,
+            cpu_util_limit=1.0 if limit is None else _share(limit.cpu_util_limit),
+            cpu_util_use=0.0 if use is None else round(use.cpu_util_use, 5),
+            mem_util_limit=1.0 if limit is None else _share(limit.mem_util_limit),
+            mem_util_use=0.0 if use is None else round(use.mem_util_use, 5),
+        )
 
     def limit_of(self, task: str) -> tuple[float, float]:
         """Return the shares of CPU and memory that were set for a task."""

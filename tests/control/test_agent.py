@@ -1,0 +1,497 @@
+"""A node's end of the plan channel, with a real controller: losses, restarts, and what is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zmq
+from channel_kit import (
+    ADDR,
+    LOOPBACK,
+    TASK,
+    TIMEOUT_S,
+    NodeEnd,
+    NotedJobs,
+    cloud,
+    quick,
+    request,
+    totals,
+    until,
+    view,
+)
+
+from vdag.control import agent as agent_module
+from vdag.control import wire
+from vdag.control.agent import Agent, Profile
+from vdag.control.cluster import Hearsay, execute_urls
+from vdag.control.controller import Controller
+from vdag.control.events import JobInfo, QueryState
+from vdag.control.jobs import Jobs
+from vdag.control.notebook import Notebook
+from vdag.control.records import NewQuery, Store
+from vdag.control.scheduler import SchedulerSettings
+from vdag.errors import ConfigError
+from vdag.plan import Constraint
+from vdag.transport.keys import KeyFolder
+from vdag.transport.rpc import Replier
+
+CLOUD = """
+import sys
+from pathlib import Path
+from channel_kit import cloud
+with cloud(Path(sys.argv[1]), sys.argv[2]) as controller:
+    print(controller.channel, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "ANSWER_TIMEOUT_S", 0.4)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "records.db") as store:
+        yield store
+
+
+@pytest.fixture
+def controller(store: Store) -> Iterator[Controller]:
+    with Controller(store, quick()) as controller:
+        yield controller
+        assert controller.stats().faults == 0
+
+
+@pytest.fixture
+def node(controller: Controller) -> Iterator[NodeEnd]:
+    with NodeEnd(controller.channel) as node:
+        until(controller.nodes)
+        yield node
+
+
+def submit(controller: Controller, node_addr: str = ADDR) -> str:
+    return controller.submit(request(node_addr)).result(TIMEOUT_S)
+
+
+# A query
+
+
+def test_a_query_runs_from_its_submission_to_its_results_and_its_end(controller, node, store):
+    query_id = submit(controller)
+    assert node.jobs.next("submit")[1:] == (query_id, (TASK,), {"delay": 0.3})
+    _, uid, plan, routes, _ = node.jobs.next("plan")
+    assert (uid, plan.number, routes) == (query_id, 1, {})
+    until(lambda: controller.query(query_id).state == QueryState.RUNNING)
+    node.jobs.measured[query_id] = {"delay": 0.25, "obj_n": 3}
+    node.report(query_id, 1, 2, 3)
+    node.jobs.jobs[query_id] = replace(node.jobs.jobs[query_id], drops={"deadline": 2})
+    until(lambda: totals(store, query_id) == [1, 2, 3])
+    until(lambda: controller.query(query_id).runtime == {"delay": 0.25, "obj_n": 3})
+    until(lambda: store.dropped(query_id) == {"deadline": 2})
+    until(lambda: node.agent.stats().results == 3)
+    controller.stop(query_id).result(TIMEOUT_S)
+    assert node.jobs.next("stop") == ("stop", query_id, "stopped")
+    stats = node.agent.stats()
+    assert (stats.orders, stats.failures, stats.spool.results) == (2, 0, 0)
+
+
+def test_a_changed_constraint_brings_no_plan_that_is_the_same(controller, node):
+    query_id = submit(controller)
+    node.jobs.next("plan")
+    constraint = Constraint.from_document({"delay": 9.0})
+    assert controller.change_constraint(query_id, constraint).result(TIMEOUT_S)
+    conf = {"resolution": "360p", "fps": 1, "encoder": "JPEG"}
+    mapping = {TASK: {"node_ip": "10.0.0.7", "node_role": "host"}}
+    controller.prefer_plan(query_id, {"video_conf": conf, "flow_mapping": mapping})
+    assert node.jobs.next("plan")[2].video_conf.resolution == "360p"
+
+
+def test_a_job_that_cannot_be_started_has_failed_and_says_why(controller, node):
+    node.jobs.error = ConfigError("video 0 cannot be opened")
+    query_id = submit(controller)
+    shown = until(lambda: (v := controller.query(query_id)).state == QueryState.FAILED and v)
+    assert shown.reason == "video 0 cannot be opened"
+
+
+def test_a_fault_of_the_jobs_is_that_jobs_and_nobody_elses(controller, node, caplog):
+    node.jobs.error = ZeroDivisionError("by nothing")
+    query_id = submit(controller)
+    shown = until(lambda: (v := controller.query(query_id)).state == QueryState.FAILED and v)
+    assert shown.reason == "ZeroDivisionError: by nothing"
+    node.jobs.error = None
+    submit(controller)
+    node.jobs.next("plan")
+    assert node.agent.fault == ""
+
+
+def test_an_agent_that_failed_says_so(controller, monkeypatch, caplog):
+    with NodeEnd(controller.channel) as node:
+        until(lambda: node.agent.stats().is_joined)
+        monkeypatch.setattr(node.jobs, "infos", lambda: 1 / 0)
+        until(lambda: node.agent.fault)
+        assert node.agent.fault == "agent failed: ZeroDivisionError('division by zero')"
+
+
+def test_a_job_that_fails_later_says_why(controller, node):
+    query_id = submit(controller)
+    node.jobs.next("plan")
+    until(lambda: controller.query(query_id).state == QueryState.RUNNING)
+    reason = "the camera is gone"
+    node.jobs.jobs[query_id] = JobInfo(query_id, 1, QueryState.FAILED, reason)
+    node.notebook.report_state(query_id, QueryState.FAILED, reason)
+    shown = until(lambda: (v := controller.query(query_id)).state == QueryState.FAILED and v)
+    assert shown.reason == reason
+
+
+# Losses
+
+
+class Wall:
+    """Stands between nodes and the controller; while it is up, what comes is lost."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.controller = controller
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.lost = {"questions": 0, "answers": 0}
+        self.up: set[str] = set()
+        self.address = ""
+        self._is_closing = False
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,))
+        self._thread.start()
+        assert ready.wait(TIMEOUT_S)
+
+    def _run(self, ready: threading.Event) -> None:
+        front, back = self.context.socket(zmq.ROUTER), self.context.socket(zmq.DEALER)
+        front.bind(LOOPBACK)
+        back.connect(self.controller.channel)
+        self.address = front.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        ready.set()
+        while not self._is_closing:
+            zmq.zmq_poll([(front, zmq.POLLIN), (back, zmq.POLLIN)], 50)
+            for kind, source, target in (("questions", front, back), ("answers", back, front)):
+                while source.poll(0):
+                    parts = source.recv_multipart()
+                    if kind in self.up:
+                        self.lost[kind] += 1
+                    else:
+                        target.send_multipart(parts)
+        front.close(linger=0)
+        back.close(linger=0)
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._thread.join()
+        self.context.term()
+
+
+@pytest.fixture
+def wall(controller: Controller) -> Iterator[Wall]:
+    wall = Wall(controller)
+    yield wall
+    wall.close()
+
+
+@pytest.fixture
+def patient(store: Store) -> Iterator[Wall]:
+    """The way to a controller that waits long before it takes a node for lost."""
+    with Controller(store, quick(scheduler=SchedulerSettings(node_timeout_s=60.0))) as controller:
+        wall = Wall(controller)
+        yield wall
+        wall.close()
+
+
+@pytest.mark.parametrize("kind", ["questions", "answers"])
+def test_what_is_lost_on_the_way_is_made_good_and_nothing_comes_twice(store, patient, kind):
+    with NodeEnd(patient.address) as node:
+        until(patient.controller.nodes)
+        query_id = submit(patient.controller)
+        node.jobs.next("plan")
+        for number in range(1, 31):
+            if number % 10 == 5:
+                patient.up.add(kind)
+                before = patient.lost[kind]
+                node.report(query_id, number)
+                until(lambda before=before: patient.lost[kind] > before)
+                patient.up.clear()
+            else:
+                node.report(query_id, number)
+        until(lambda: totals(store, query_id) == list(range(1, 31)))
+        until(lambda: node.agent.stats().results == 30)
+    assert node.agent.stats().failures >= 3
+    assert node.jobs.calls.empty()  # no order was carried out again
+
+
+def test_a_node_that_was_away_goes_on_where_it_was(controller, store, wall):
+    with NodeEnd(wall.address) as node:
+        until(controller.nodes)
+        query_id = submit(controller)
+        node.jobs.next("plan")
+        until(lambda: controller.query(query_id).state == QueryState.RUNNING)
+        wall.up.update(("questions", "answers"))
+        until(lambda: controller.query(query_id).suspended)
+        assert [each.is_alive for each in controller.nodes()] == [False]
+        node.report(query_id, *range(1, 6))
+        wall.up.clear()
+        until(lambda: not controller.query(query_id).suspended)
+        until(lambda: totals(store, query_id) == [1, 2, 3, 4, 5])
+        assert node.agent.stats().joins == 2
+        assert controller.query(query_id).state == QueryState.RUNNING
+
+
+# Restarts
+
+
+def test_a_node_that_was_started_anew_gets_its_jobs_again_and_sends_what_waited(
+    controller, store, tmp_path
+):
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with NodeEnd(controller.channel, spool=spool) as node:
+        until(controller.nodes)
+        query_id = submit(controller)
+        node.jobs.next("plan")
+    with NodeEnd("tcp://127.0.0.1:1", spool=spool) as away:  # found while nobody could be told
+        away.report(query_id, 1, 2)
+    assert away.agent.stats().spool.segments == 1
+    with NodeEnd(controller.channel, spool=spool, run="f" * 16) as again:
+        assert again.jobs.next("submit")[1] == query_id
+        again.report(query_id, 1, 2)
+        # The numbers of another run are others: four results, not two.
+        until(lambda: totals(store, query_id) == [1, 2, 1, 2])
+
+
+def test_jobs_go_on_while_the_controller_is_away_and_results_arrive_once(tmp_path):
+    with cloud(tmp_path) as controller, NodeEnd(controller.channel) as node:
+        until(controller.nodes)
+        channel, query_id = controller.channel, submit(controller)
+        node.jobs.next("plan")
+        node.report(query_id, 1, 2)
+        until(lambda: node.agent.stats().results == 2)
+        controller.close()
+        controller._store.close()
+        node.report(query_id, 3, 4)
+        until(lambda: node.agent.stats().failures)
+        with Store(tmp_path / "records.db") as store, Controller(store, quick(channel)) as later:
+            until(lambda: totals(store, query_id) == [1, 2, 3, 4])
+            until(lambda: not later.query(query_id).suspended)
+            assert later.query(query_id).plan["number"] == 1
+            assert node.jobs.jobs[query_id].plan_number == 1
+            assert not any(call[0] == "stop" for call in node.jobs.calls.queue)
+            conf = {"resolution": "360p", "fps": 1, "encoder": "JPEG"}
+            mapping = {TASK: {"node_ip": "10.0.0.7", "node_role": "host"}}
+            later.prefer_plan(query_id, {"video_conf": conf, "flow_mapping": mapping})
+            until(lambda: node.jobs.jobs[query_id].plan_number == 2)
+
+
+class Cloud:
+    """A controller in a process of its own."""
+
+    def __init__(self, folder: Path, channel: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLOUD, str(folder), channel],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert self.process.stdout is not None
+        self.channel = self.process.stdout.readline().strip()
+        if not self.channel:
+            self.kill()
+            raise AssertionError("it could not be started")
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=TIMEOUT_S)
+
+    def stop(self) -> int:
+        self.process.communicate("", timeout=TIMEOUT_S)
+        return self.process.returncode
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_killed_while_results_come_loses_and_doubles_none(tmp_path):
+    running = Cloud(tmp_path, LOOPBACK)
+    channel = running.channel
+    with NodeEnd(channel) as node:
+        until(lambda: node.agent.stats().is_joined)
+        with Store(tmp_path / "records.db") as store:
+            query_id = store.add_query(_asked()).result(TIMEOUT_S)
+        for round_ in range(3):
+            running.kill()
+            node.report(query_id, *range(round_ * 100, round_ * 100 + 50))
+            running = Cloud(tmp_path, channel)
+            started_s = time.monotonic()
+            until(lambda joins=round_ + 2: node.agent.stats().joins >= joins)
+            assert time.monotonic() - started_s < 5.0
+            node.report(query_id, *range(round_ * 100 + 50, round_ * 100 + 100))
+        until(lambda: node.agent.stats().results == 300)
+        assert query_id in node.jobs.jobs
+    assert running.stop() == 0
+    with Store(tmp_path / "records.db") as store:
+        assert totals(store, query_id) == list(range(300))
+
+
+def _asked() -> NewQuery:
+    asked = request()
+    return NewQuery(
+        asked.node_addr, 0, asked.graph.to_dag(), asked.constraint.to_document(), "golden"
+    )
+
+
+def test_two_nodes_of_one_name_do_not_fight_without_pause(controller, node):
+    with NodeEnd(controller.channel, run="f" * 16) as other:
+        until(lambda: node.agent.stats().joins > 2 and other.agent.stats().joins > 2)
+        before, start_s = node.agent.stats().joins, time.monotonic()
+        until(lambda: node.agent.stats().joins >= before + 3)
+        assert time.monotonic() - start_s > 3 * 0.2
+
+
+# Odd controllers
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"VPLN\x01\x90",
+        wire.encode(wire.Orders()),
+        wire.encode(wire.Reported(9, True, 1, 1)),
+        wire.encode(wire.Refused("not you")),
+    ],
+)
+def test_nonsense_from_a_controller_is_answered_with_patience(answer: bytes):
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with Replier(LOOPBACK, context=context) as replier, NodeEnd(replier.bound) as node:
+        asked = []
+        while len(asked) < 4:
+            assert replier.socket.poll(int(TIMEOUT_S * 1000))
+            question = replier.receive()
+            assert question is not None
+            asked.append(time.monotonic())
+            assert isinstance(wire.decode(question.body), wire.Join)
+            replier.reply(question, answer)
+        assert asked[-1] - asked[0] > 3 * 0.05
+        until(lambda: node.agent.stats().failures >= 4)
+        assert not node.agent.stats().is_joined
+    context.term()
+
+
+def test_orders_that_come_twice_are_carried_out_once_and_in_order():
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    cloud_session = "c" * 16
+    orders = [wire.StopJob(number, f"job-{number}", "x") for number in (1, 2, 3)]
+    with Replier(LOOPBACK, context=context) as replier, NodeEnd(replier.bound) as node:
+        receipts = []
+        while len(receipts) < 6:
+            assert replier.socket.poll(int(TIMEOUT_S * 1000))
+            question = replier.receive()
+            message = wire.decode(question.body)
+            if isinstance(message, wire.Join):
+                answer: wire.Message = wire.Joined(cloud_session, 0.5, 0.2, wire.View(1, [ADDR]))
+            elif isinstance(message, wire.Report):
+                answer = wire.Reported(message.number, True, 1, 1)
+            else:
+                receipts.append(message.last_order)
+                answer = wire.Orders(orders[: len(receipts)])
+            replier.reply(question, wire.encode(answer))
+        assert receipts == [0, 1, 2, 3, 3, 3]
+        calls = [node.jobs.calls.get(timeout=TIMEOUT_S)[1] for _ in range(3)]
+        assert calls == ["job-1", "job-2", "job-3"]
+        assert node.jobs.calls.empty()
+    context.term()
+
+
+# The view, clocks, keys
+
+
+def test_nodes_know_of_each_other_and_of_those_that_are_gone(controller, node):
+    with NodeEnd(controller.channel, node_addr="10.0.0.8:5001", run="f" * 16) as other:
+        other.view = view("cloud", address="10.0.0.8")
+        places = {"10.0.0.7:5500", "10.0.0.8:5500"}
+        for each in (node, other):
+            until(lambda c=each.agent.cluster: set(execute_urls(c.nodes(), TASK)) == places)
+        assert node.agent.cluster.nodes()[0].place == "10.0.0.7:5500"
+        other.view = view("cloud", "helmet_detection", address="10.0.0.8")
+        until(lambda: set(execute_urls(node.agent.cluster.nodes(), "helmet_detection")))
+    until(lambda: set(execute_urls(node.agent.cluster.nodes(), TASK)) == {"10.0.0.7:5500"})
+
+
+def test_a_node_that_the_controller_is_lost_to_knows_itself_only(controller, node, wall):
+    mine = view(address="10.0.0.8")
+    cluster = Hearsay(lambda: mine, timeout_s=0.5)
+    with NodeEnd(wall.address, node_addr="10.0.0.8:5001", run="f" * 16, cluster=cluster) as other:
+        until(lambda: len(other.agent.cluster.nodes()) == 2)
+        wall.up.update(("questions", "answers"))
+        until(lambda: len(other.agent.cluster.nodes()) == 1)
+        assert cluster.nodes() == (mine,)
+
+
+def test_reports_measure_the_trip_and_the_clock(controller, node):
+    stats = until(lambda: (s := node.agent.stats()).round_trip_ns and s)
+    assert 0 < stats.round_trip_ns < TIMEOUT_S * 1e9
+    assert stats.offset_ns == 0  # it is the same clock
+    member = controller._members.get(ADDR)
+    until(lambda: member.round_trip_ns)
+
+
+def test_with_keys_only_trusted_nodes_take_part(store, tmp_path):
+    folders = {name: KeyFolder(tmp_path / name) for name in ("cloud", "gate-3", "stranger")}
+    public = {name: folder.new(name).public for name, folder in folders.items()}
+    folders["cloud"].trust("gate-3", public["gate-3"])
+    for name in ("gate-3", "stranger"):
+        folders[name].trust("cloud", public["cloud"])
+    with (
+        Controller(store, quick(), keys=folders["cloud"]) as controller,
+        NodeEnd(controller.channel, curve=folders["stranger"].to_connect("cloud")) as stranger,
+        NodeEnd(
+            controller.channel,
+            node_addr="10.0.0.8:5001",
+            curve=folders["gate-3"].to_connect("cloud"),
+        ) as trusted,
+    ):
+        until(lambda: trusted.agent.stats().is_joined)
+        until(lambda: controller.stats().refused_nodes)
+        assert [node.node_addr for node in controller.nodes()] == ["10.0.0.8:5001"]
+        assert not stranger.agent.stats().is_joined
+
+
+def test_a_node_without_jobs_reports_and_refuses_orders(controller):
+    notebook = Notebook("e" * 16)
+    profile = Profile("10.0.0.9:5001", "server", videos={0: wire.Video("none")})
+    with Agent(
+        controller.channel,
+        profile=profile,
+        view=lambda: view("cloud", address="10.0.0.9"),
+        notebook=notebook,
+    ):
+        until(lambda: any(each.node_addr == "10.0.0.9:5001" for each in controller.nodes()))
+        query_id = submit(controller, "10.0.0.9:5001")
+        shown = until(lambda: (v := controller.query(query_id)).state == QueryState.FAILED and v)
+        assert shown.reason == "this node runs no jobs"
+    notebook.close()
+
+
+def test_results_that_nobody_reads_are_bounded():
+    notebook = Notebook("e" * 16, limit_nbytes=100)
+    for number in range(30):
+        notebook.report_result("GLOBAL_ID_1", number, b"x" * 10)
+    assert [each.seq for each in notebook.take_results()] == list(range(20, 30))
+    assert (notebook.lost, notebook.take_results()) == (20, [])
+    notebook.close()
+
+
+def test_jobs_is_what_the_node_has():
+    """The double of these tests has the methods of the real one."""
+    assert {name for name in vars(Jobs) if not name.startswith("_")} <= set(dir(NotedJobs))

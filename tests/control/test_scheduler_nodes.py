@@ -1,0 +1,455 @@
+"""What the scheduler does when nodes come and go, and when it comes back itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from scheduler_kit import CLOUD, CONF, EDGE, HOST, QUERY, TASKS, S, Story, mapping, node, query
+
+from vdag.control.events import (
+    ConstraintChanged,
+    DispatchFailed,
+    JobInfo,
+    NodeJoined,
+    NodeLeft,
+    NodeReported,
+    PlanProposed,
+    PolicyFailed,
+    QueryRestored,
+    QueryState,
+    QueryStopped,
+    RuntimeReported,
+    ServiceInfo,
+    Tick,
+)
+from vdag.control.instructions import (
+    AskPolicy,
+    RecordFault,
+    RecordPlan,
+    RecordState,
+    SendPlan,
+    StartJob,
+    StopJob,
+)
+from vdag.plan import Constraint, Placement, Plan, VideoConf
+
+SPLIT = mapping(face_detection=HOST, face_alignment=CLOUD)
+ALL_HOST = mapping(face_detection=HOST, face_alignment=HOST)
+RUNS_FIRST = (JobInfo(QUERY, 1, QueryState.RUNNING),)
+
+
+@pytest.fixture
+def running() -> Story:
+    """A query that runs on its host and a server; another edge is there."""
+    story = Story(node(HOST), node(EDGE), node(CLOUD))
+    story.submit(face_detection=HOST, face_alignment=CLOUD)
+    story.tell(RuntimeReported, QUERY, {"delay": 0.2}, 1)
+    return story
+
+
+def back(node_addr: str, **changes):
+    """The node after its daemon was started anew."""
+    return node(node_addr, session="second", **changes)
+
+
+# A node that a plan needs is lost.
+
+
+def test_a_silent_node_is_lost_and_its_queries_are_asked_about_at_once(running):
+    running.wait(2.1, CLOUD)
+    running.propose(QUERY, SPLIT)
+    assert running.scheduler.is_alive(CLOUD)
+    running.wait(0.5, CLOUD)
+    assert not running.scheduler.is_alive(CLOUD)
+    assert running.last(AskPolicy).question.cause == "node lost"
+    assert CLOUD not in {each.node_addr for each in running.last(AskPolicy).question.nodes}
+
+
+def test_a_node_that_reports_is_not_lost(running):
+    running.wait(60)
+    assert len(running.scheduler.nodes()) == 3
+
+
+def test_a_node_that_says_so_is_lost_at_once(running):
+    running.tell(NodeLeft, CLOUD)
+    assert running.last(AskPolicy).question.cause == "node lost"
+    assert running.tell(NodeLeft, CLOUD) == []
+
+
+def test_the_policys_answer_to_a_loss_is_sent(running):
+    running.tell(NodeLeft, CLOUD)
+    running.propose(QUERY, mapping(face_detection=EDGE, face_alignment=EDGE))
+    sent = running.last(SendPlan)
+    assert (sent.node_addr, sent.plan.number) == (HOST, 2)
+    assert sent.routes == dict.fromkeys(TASKS, "tcp://10.0.0.2:5020")
+
+
+def test_without_an_answer_lost_tasks_move_to_the_host(running):
+    running.tell(NodeLeft, CLOUD)
+    running.tell(PolicyFailed, QUERY, running.rounds[QUERY], "no")
+    assert running.kinds() == ["RecordFault", "RecordPlan", "SendPlan"]
+    assert running.placed() == {"face_detection": HOST, "face_alignment": HOST}
+    assert running.last(RecordPlan).cause == "node lost"
+
+
+def test_an_answer_that_needs_the_lost_node_is_as_good_as_none(running):
+    running.tell(NodeLeft, CLOUD)
+    running.propose(QUERY, SPLIT)
+    text = "policy somebody:policy: flow_mapping.face_alignment: no live node 10.0.0.9"
+    assert running.last(RecordFault) == RecordFault(QUERY, text)
+    assert running.placed() == {"face_detection": HOST, "face_alignment": HOST}
+
+
+def test_an_answer_given_before_the_loss_does_not_delay_the_move(running):
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    assert running.tell(NodeLeft, CLOUD) == []
+    running.propose(QUERY, SPLIT)
+    assert running.kinds() == ["RecordFault", "RecordPlan", "SendPlan", "AskPolicy"]
+    assert running.last(AskPolicy).question.cause == "node lost"
+
+
+@pytest.mark.parametrize(
+    ("at_host", "elsewhere", "chosen"),
+    [
+        ((0,), ((CLOUD, ()), (EDGE, ())), HOST),
+        (None, ((EDGE, ()), (CLOUD, ())), CLOUD),
+        (None, ((EDGE, ()),), EDGE),
+        # The model that was planned is worth more than the nearness.
+        ((1,), ((EDGE, (0,)),), EDGE),
+        ((1,), ((EDGE, (2,)),), HOST),
+    ],
+)
+def test_lost_tasks_move_to_the_nearest_node_that_has_them(at_host, elsewhere, chosen):
+    gone = "10.0.0.7:5001"
+    services = {"face_detection": ServiceInfo()}
+    if at_host is not None:
+        services["face_alignment"] = ServiceInfo(1, at_host)
+    others = (
+        node(name, services={"face_alignment": ServiceInfo(1, models)})
+        for name, models in elsewhere
+    )
+    story = Story(node(HOST, services=services), *others, node(gone))
+    story.submit(face_detection=HOST, face_alignment=gone)
+    story.tell(NodeLeft, gone)
+    story.tell(PolicyFailed, QUERY, story.rounds[QUERY], "no")
+    assert story.placed()["face_alignment"] == chosen
+
+
+def test_a_task_that_nobody_offers_any_more_waits_for_a_node_that_does():
+    story = Story(node(HOST, services={"face_detection": ServiceInfo()}), node(CLOUD))
+    story.submit(face_detection=HOST, face_alignment=CLOUD)
+    story.tell(NodeLeft, CLOUD)
+    story.tell(PolicyFailed, QUERY, story.rounds[QUERY], "no")
+    assert story.out[1:] == [RecordFault(QUERY, "no live node offers face_alignment")]
+    assert story.scheduler.plan_of(QUERY).number == 1
+    story.tell(NodeJoined, node(EDGE))
+    assert story.last(AskPolicy).question.cause == "node back"
+    story.tell(PolicyFailed, QUERY, story.rounds[QUERY], "no")
+    assert story.placed()["face_alignment"] == EDGE
+
+
+def test_a_query_without_a_plan_is_asked_about_when_a_node_comes_that_could_help():
+    services = {"car_detection": ServiceInfo()}
+    story = Story(node(HOST, services={}))
+    story.submit()
+    story.propose(QUERY, ALL_HOST)
+    assert story.kinds() == ["RecordFault"]
+    assert story.tell(NodeJoined, node(EDGE, services=services)) == []
+    story.tell(NodeJoined, node(CLOUD))
+    assert story.last(AskPolicy).question.cause == "node back"
+
+
+def test_a_service_that_is_gone_is_like_a_lost_node(running):
+    services = {"face_detection": ServiceInfo()}
+    running.tell(NodeReported, CLOUD, None, services, None)
+    assert running.last(AskPolicy).question.cause == "service gone"
+    running.tell(PolicyFailed, QUERY, running.rounds[QUERY], "no")
+    assert running.placed()["face_alignment"] == HOST
+
+
+def test_a_service_that_grows_is_no_news_but_one_that_comes_is():
+    story = Story(node(HOST, services={"face_detection": ServiceInfo()}))
+    story.submit()
+    story.propose(QUERY, ALL_HOST)
+    more = {"face_detection": ServiceInfo(workers=4)}
+    assert story.tell(NodeReported, HOST, None, more, None) == []
+    story.tell(NodeReported, HOST, None, {**more, "face_alignment": ServiceInfo()}, None)
+    assert story.kinds() == ["AskPolicy"]
+
+
+def test_a_peer_that_is_back_at_another_landing_is_made_known(running):
+    running.tell(NodeLeft, CLOUD)
+    running.tell(NodeJoined, back(CLOUD, landing="tcp://10.0.0.9:6020"))
+    sent = running.last(SendPlan)
+    assert (sent.plan.number, sent.routes) == (1, {"face_alignment": "tcp://10.0.0.9:6020"})
+
+
+def test_what_nodes_report_is_told_in_questions(running):
+    running.tell(NodeReported, EDGE, {"mem_ratio": 0.5}, None, {CLOUD: 1e7})
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    question = running.last(AskPolicy).question
+    assert question.node_state[EDGE] == {"mem_ratio": 0.5}
+    assert question.bandwidth == {EDGE: {CLOUD: 1e7}}
+
+
+# The host is lost.
+
+
+def test_a_query_whose_host_is_lost_is_suspended_and_nothing_is_sent(running):
+    reason = f"node {HOST} was silent for 2.5 s"
+    running.wait(2.6, HOST)
+    assert running.last(RecordState) == RecordState(QUERY, QueryState.RUNNING, reason, True)
+    running.tell(NodeLeft, CLOUD)
+    assert running.out == []
+    assert running.wait(20) == []
+
+
+def test_a_host_that_was_started_anew_gets_its_jobs_again(running):
+    running.tell(NodeLeft, HOST)
+    running.tell(NodeJoined, back(HOST))
+    plan = running.scheduler.plan_of(QUERY)
+    assert running.out == [
+        RecordState(QUERY, QueryState.RUNNING),
+        StartJob(HOST, query(), plan, {"face_alignment": "tcp://10.0.0.9:5020"}),
+        RecordState(QUERY, QueryState.READY),
+    ]
+    assert plan.number == 1
+
+
+def test_a_host_started_anew_before_it_was_missed_gets_its_jobs_again(running):
+    running.tell(NodeJoined, back(HOST))
+    assert running.kinds() == ["StartJob", "RecordState"]
+
+
+def test_a_host_that_only_lost_sight_of_us_goes_on(running):
+    running.wait(2.1, HOST)
+    running.propose(QUERY, SPLIT)
+    running.wait(1, HOST)
+    running.tell(NodeJoined, node(HOST, jobs=RUNS_FIRST))
+    assert running.kinds() == ["RecordState", "SendPlan"]
+    assert running.last(SendPlan).plan.number == 1
+
+
+def test_a_host_that_is_back_without_its_peers_is_asked_about(running):
+    running.tell(NodeLeft, HOST)
+    running.tell(NodeLeft, CLOUD)
+    running.tell(NodeJoined, back(HOST))
+    assert running.kinds() == ["RecordState", "AskPolicy"]
+    running.tell(PolicyFailed, QUERY, running.rounds[QUERY], "no")
+    assert running.last(StartJob).plan.number == 2
+    assert set(running.placed().values()) == {HOST}
+
+
+def test_a_constraint_changed_meanwhile_is_asked_about_when_the_host_is_back(running):
+    running.tell(NodeLeft, HOST)
+    assert running.tell(ConstraintChanged, QUERY, Constraint.from_document({"delay": 1})) == []
+    running.tell(NodeJoined, back(HOST))
+    assert running.last(AskPolicy).question.user_constraint == {"delay": 1}
+
+
+def test_an_answer_that_comes_while_the_host_is_away_is_of_no_use(running):
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    running.tell(NodeLeft, HOST)
+    assert running.propose(QUERY, ALL_HOST) == []
+    running.tell(NodeJoined, back(HOST))
+    assert running.scheduler.plan_of(QUERY).number == 1
+
+
+def test_what_a_lost_host_still_says_is_ignored(running):
+    running.tell(NodeLeft, HOST)
+    for event in (
+        (RuntimeReported, QUERY, {"delay": 1}, 1),
+        (NodeReported, HOST, {}, None, None),
+    ):
+        assert running.tell(*event) == []
+    assert not running.scheduler.is_alive(HOST)
+
+
+def test_a_job_that_ended_while_its_host_was_away_ends_the_query(running):
+    running.tell(NodeLeft, HOST)
+    jobs = (JobInfo(QUERY, 1, QueryState.ENDED),)
+    running.tell(NodeJoined, node(HOST, jobs=jobs))
+    assert running.out == [RecordState(QUERY, QueryState.ENDED)]
+
+
+def test_jobs_that_a_node_should_not_have_are_stopped(running):
+    jobs = (JobInfo("GLOBAL_ID_9"), JobInfo("GLOBAL_ID_8", 1, QueryState.ENDED), *RUNS_FIRST)
+    running.tell(NodeJoined, node(EDGE, jobs=jobs))
+    assert running.out == [
+        StopJob(EDGE, "GLOBAL_ID_9", "unknown"),
+        StopJob(EDGE, QUERY, "over"),
+    ]
+
+
+def test_a_query_stopped_while_its_host_was_away_is_stopped_there_when_it_is_back(running):
+    running.tell(NodeLeft, HOST)
+    running.tell(QueryStopped, QUERY)
+    assert running.out == [RecordState(QUERY, QueryState.ENDED, "stopped")]
+    running.tell(NodeJoined, node(HOST, jobs=RUNS_FIRST))
+    assert running.out == [StopJob(HOST, QUERY, "over")]
+
+
+# The controller was started anew.
+
+
+def plan(number: int = 3, *, peer: str = CLOUD) -> Plan:
+    return Plan(
+        number,
+        VideoConf("480p", 30),
+        {
+            "face_detection": Placement("10.0.0.1", "host", 0, HOST),
+            "face_alignment": Placement(peer.partition(":")[0], "cloud", 0, peer),
+        },
+    )
+
+
+@pytest.fixture
+def restored() -> Story:
+    """A query that ran under plan 3 when the controller went."""
+    story = Story()
+    story.tell(QueryRestored, query(), QueryState.RUNNING, plan(), 4)
+    return story
+
+
+def runs(number: int) -> tuple[JobInfo, ...]:
+    return (JobInfo(QUERY, number, QueryState.RUNNING),)
+
+
+def test_a_restored_query_is_suspended_until_its_host_joins(restored):
+    assert restored.out == [
+        RecordState(QUERY, QueryState.RUNNING, "the controller was started", suspended=True)
+    ]
+    restored.tell(NodeJoined, node(CLOUD))
+    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
+    assert restored.kinds() == ["RecordState", "SendPlan"]
+    assert restored.last(SendPlan).plan == plan()
+
+
+def test_a_job_that_kept_running_waits_for_its_peers_to_come_back(restored):
+    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
+    assert restored.kinds() == ["RecordState"]
+    restored.tell(NodeJoined, node(CLOUD))
+    assert restored.kinds() == ["SendPlan"]
+    assert restored.scheduler.plan_of(QUERY).number == 3
+
+
+def test_a_peer_that_does_not_come_back_is_lost_after_a_while(restored):
+    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
+    restored.wait(2.1)
+    restored.tell(PolicyFailed, QUERY, restored.rounds[QUERY], "no")
+    assert set(restored.placed().values()) == {HOST}
+    assert restored.scheduler.plan_of(QUERY).number == 4
+
+
+def test_a_peer_that_is_missed_by_nobody_else_is_checked_for(restored):
+    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
+    restored.wait(2.1)
+    assert restored.last(AskPolicy).question.cause == "period"
+    restored.wait(0.5)
+    restored.tell(PolicyFailed, QUERY, restored.rounds[QUERY], "no")
+    assert restored.last(AskPolicy).question.cause == "node lost"
+
+
+def test_a_host_under_a_plan_that_was_not_written_down_gets_a_higher_number(restored):
+    restored.tell(NodeJoined, node(CLOUD))
+    restored.tell(NodeJoined, node(HOST, jobs=runs(7)))
+    assert restored.kinds() == ["RecordState", "RecordPlan", "SendPlan"]
+    assert restored.last(SendPlan).plan == plan(8)
+
+
+def test_a_host_that_was_started_anew_as_well_gets_its_job(restored):
+    restored.tell(NodeJoined, node(CLOUD))
+    restored.tell(NodeJoined, node(HOST))
+    assert restored.last(StartJob).plan == plan()
+    assert restored.scheduler.state_of(QUERY) is QueryState.READY
+
+
+def test_state_and_plan_need_not_have_been_written_together():
+    story = Story(node(HOST), node(CLOUD))
+    story.tell(QueryRestored, query("a"), QueryState.UNSCHEDULED, plan(), 1)
+    assert story.kinds() == ["RecordState", "RecordState", "StartJob"]
+    assert story.scheduler.state_of("a") is QueryState.READY
+    story.tell(QueryRestored, query("b"), QueryState.RUNNING, None, 5)
+    assert story.kinds() == ["RecordState", "RecordState", "AskPolicy"]
+    assert story.scheduler.state_of("b") is QueryState.UNSCHEDULED
+    story.propose("b", ALL_HOST)
+    assert story.last(StartJob).plan.number == 5
+
+
+def test_a_query_that_was_over_stays_over():
+    story = Story()
+    assert story.tell(QueryRestored, query(), QueryState.FAILED, plan(), 4) == []
+    story.tell(NodeJoined, node(HOST, jobs=runs(3)))
+    assert story.out == [StopJob(HOST, QUERY, "over")]
+
+
+# Nodes that only speak the documented REST.
+
+
+def test_a_node_that_is_pushed_to_gets_its_plan_again_and_again():
+    story = Story(node(HOST, dialect="push"))
+    story.submit(face_detection=HOST, face_alignment=HOST)
+    sent = [each for each in story.wait(10) if isinstance(each, SendPlan)]
+    assert [each.plan.number for each in sent] == [1, 1, 1]
+
+
+def test_a_node_that_is_pushed_to_is_never_silent_but_lost_when_dispatching_fails():
+    story = Story(node(HOST, dialect="push"))
+    story.submit(face_detection=HOST, face_alignment=HOST)
+    story.wait(60, HOST)
+    assert story.scheduler.is_alive(HOST)
+    story.tell(DispatchFailed, HOST, "connection refused")
+    reason = f"node {HOST} is lost: connection refused"
+    assert story.out == [RecordState(QUERY, QueryState.READY, reason, suspended=True)]
+    assert not [each for each in story.wait(10) if isinstance(each, SendPlan)]
+    story.tell(NodeJoined, node(HOST, dialect="push"))
+    assert story.kinds() == ["RecordState", "StartJob"]
+
+
+def test_a_plan_that_needs_a_lost_node_is_not_repeated():
+    story = Story(node(HOST, dialect="push"), node(CLOUD))
+    story.submit(face_detection=HOST, face_alignment=CLOUD)
+    story.tell(NodeLeft, CLOUD)
+    story.now_ns += 4 * S
+    # Both the repetition and the end of the question are due; the order does not matter.
+    story.tell(Tick)
+    assert all(set(each.plan.nodes()) == {HOST} for each in story.all(SendPlan))
+
+
+def test_a_node_that_joins_once_per_video_is_not_told_of_its_jobs_each_time():
+    story = Story(node(HOST, dialect="push"))
+    story.submit(face_detection=HOST, face_alignment=HOST)
+    known = node(HOST, dialect="push")
+    assert story.tell(NodeJoined, replace(known, videos={**known.videos, 2: known.videos[1]})) == []
+
+
+def test_a_node_that_asks_for_its_plans_may_be_silent_for_longer():
+    story = Story(node(HOST, dialect="pull"))
+    story.submit(face_detection=HOST, face_alignment=HOST)
+    story.wait(11, HOST)
+    assert story.scheduler.is_alive(HOST)
+    story.wait(1.5, HOST)
+    assert not story.scheduler.is_alive(HOST)
+
+
+# Time.
+
+
+def test_there_is_something_due_only_while_there_is_something_to_wait_for():
+    story = Story()
+    assert story.scheduler.next_due_ns() is None
+    story.tell(NodeJoined, node(HOST))
+    assert story.scheduler.next_due_ns() == story.now_ns + 2_500_000_000
+    story.submit()
+    assert story.scheduler.next_due_ns() == story.now_ns + S
+    story.tell(NodeLeft, HOST)
+    story.tell(PlanProposed, QUERY, 1, CONF, ALL_HOST)
+    assert story.scheduler.next_due_ns() is None
+
+
+def test_what_was_due_long_ago_is_done_at_the_next_tick(running):
+    running.now_ns += 3600 * S
+    running.tell(Tick)
+    assert running.scheduler.nodes() == ()
+    assert running.scheduler.stats().suspended == 1

@@ -1,0 +1,92 @@
+"""`OrderBook`: what a node has been told to do and has not yet taken the receipt of. A pure rule.
+
+Orders are numbered from 1 on and repeated until a receipt comes, so that none is lost and each is
+carried out once. At most one waits per job, the latest: a node that comes back after a while finds
+how things stand, not how they came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from vdag.control import wire
+from vdag.plan import Plan
+
+__all__ = ["OrderBook"]
+
+#: One answer carries at most this many bytes of orders; the others follow at once.
+BATCH_NBYTES = 256 << 10
+_OF_A_PLAN = ("plan", "routes", "names")
+
+
+class OrderBook:
+    """See above; for one thread."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._waiting: dict[str, wire.Order] = {}  # by job, numbers rising
+        self._nbytes: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def last(self) -> int:
+        """Number of the latest order, 0 before the first."""
+        return self._last
+
+    def start(self, job: wire.StartJob) -> None:
+        """Order a job to be started; its number is given to it here.
+
+        Raises:
+            FrameFormatError: such an order cannot travel; what waited before still does.
+        """
+        self._put(msgspec.structs.replace(job, number=self._last + 1))
+
+    def replan(
+        self, job_uid: str, plan: Plan, routes: Mapping[str, str], names: Mapping[str, str]
+    ) -> None:
+        """Order a job to follow another plan; see `wire.SendPlan`.
+
+        Raises:
+            FrameFormatError: as of `start`.
+        """
+        before = self._waiting.get(job_uid)
+        order = wire.SendPlan(self._last + 1, job_uid, plan, dict(routes), dict(names))
+        if isinstance(before, wire.StartJob):
+            changes = {field: getattr(order, field) for field in ("number", *_OF_A_PLAN)}
+            self._put(msgspec.structs.replace(before, **changes))
+        elif not isinstance(before, wire.StopJob):
+            self._put(order)
+
+    def stop(self, job_uid: str, reason: str) -> None:
+        """Order a job to be ended."""
+        self._put(wire.StopJob(self._last + 1, job_uid, reason[:4096]))
+
+    def receipt(self, last: int) -> None:
+        """Forget the orders that a node has, which are all up to this number."""
+        done = [job for job, order in self._waiting.items() if order.number <= last]
+        for job in done:
+            del self._nbytes[self._waiting.pop(job).number]
+
+    def batch(self) -> list[wire.Order]:
+        """Return the orders to send now, oldest first; empty if none waits."""
+        found: list[wire.Order] = []
+        nbytes = 0
+        for order in self._waiting.values():
+            nbytes += self._nbytes[order.number]
+            if (found and nbytes > BATCH_NBYTES) or len(found) == wire.MAX_RESULTS:
+                break
+            found.append(order)
+        return found
+
+    def _put(self, order: wire.Order) -> None:
+        nbytes = len(wire.encode(wire.Orders([order])))
+        before = self._waiting.pop(order.job_uid, None)
+        if before is not None:
+            del self._nbytes[before.number]
+        self._waiting[order.job_uid] = order
+        self._nbytes[order.number] = nbytes
+        self._last = order.number

@@ -1,0 +1,409 @@
+"""`ServiceEdge`: the edge to a node that does tasks only by `POST /execute_task/<task>`.
+
+To the exchange it is an edge like any other. What it takes is posted by a few threads, each on a
+connection of its own; the reply becomes part of the frame's context, and the frame goes back into
+the exchange of this node at its next hop. So frames of other jobs never wait for a slow service.
+
+    accepted = returned + dropped[reason] + waiting + working
+
+A frame that cannot be had back is dropped once, and its home is told: `unreachable` if nobody
+answers, `failed` if the answer is not the task's outputs. It is tried again only if nobody answered
+or the service has too much to do, and no longer than the time for one frame.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import urllib.parse
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from vdag._native import header as native_header
+from vdag.control.rest.bodies import (
+    MAX_REPLY_NBYTES,
+    Found,
+    read_reply,
+    taken_from,
+    write_request,
+)
+from vdag.control.rest.caller import Caller, Reply, check_place
+from vdag.errors import ChannelClosed, ConfigError, FrameFormatError, VdagError
+from vdag.transport import codec, messages
+from vdag.transport import context as wire_context
+from vdag.transport.encoders import pixels_of
+
+if TYPE_CHECKING:
+    from vdag._native.ring import View
+    from vdag.graph import Graph
+    from vdag.transport.books import Reason
+    from vdag.transport.codec import Descriptor, Head
+
+__all__ = ["SCHEME", "ServiceEdge", "ServiceStats"]
+
+logger = logging.getLogger(__name__)
+
+SCHEME = "http://"
+#: Frames that wait, of all jobs together.
+DEPTH = 64
+#: Connections to one service, and so the frames that it has at a time.
+CONNECTIONS = 4
+#: How often a frame is posted at most, and how long it waits before the second time, and the third.
+PAUSES_S = (0.1, 0.4)
+#: A service that says this has too much to do, and may have less in a moment.
+BUSY = frozenset({429, 503})
+JOIN_TIMEOUT_S = 10.0
+
+_count = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """Where the frames of an edge are.
+
+    Attributes:
+        accepted: frames taken.
+        returned: frames that went on, with what the service has found.
+        waiting: frames not yet posted.
+        working: frames that the service has.
+        dropped: `superseded`, `failed`, `unreachable`, `deadline`, `peer_full`: the exchange did
+            not take it back, `cancelled`: its job has ended, `closed`.
+        unsent: drops that the exchange was too busy to be told of.
+    """
+
+    accepted: int
+    returned: int
+    waiting: int
+    working: int
+    dropped: Mapping[Reason, int]
+    unsent: int
+
+    @property
+    def balance(self) -> int:
+        """Frames that are in no column: 0, or the books are wrong."""
+        known = self.returned + self.waiting + self.working + sum(self.dropped.values())
+        return self.accepted - known
+
+
+class _User(NamedTuple):
+    """A job whose frames come here."""
+
+    graph: Graph
+    policy: Literal["block", "latest"]
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """A frame that is to be posted; the lease is ours."""
+
+    head: Head
+    part: bytes
+    view: View | None
+    user: _User
+    offered_ns: int
+
+    @property
+    def task(self) -> str:
+        return self.head.route[self.head.header.hop].task
+
+    def release(self) -> None:
+        if self.view is not None:
+            self.view.release()
+            self.view = None
+
+
+class _Lost(Exception):
+    """A frame that is given up: why, in one word and for people."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+class ServiceEdge:
+    """See above; any thread may call its methods. Closed by `close`.
+
+    Args:
+        endpoint: `http://host:port` of the service.
+        enter: takes messages into the exchange of this node, also when its own thread calls; False
+            if it does not take one.
+        where: address of that exchange.
+        timeout_s: for one frame, with all its tries.
+
+    Raises:
+        ConfigError: the endpoint is none.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        enter: Callable[[bytes], bool],
+        where: str,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self.endpoint = endpoint
+        self._place = endpoint.removeprefix(SCHEME)
+        check_place(self._place)
+        self._enter, self._where, self._timeout_s = enter, where, timeout_s
+        self._changed = threading.Condition()
+        self._users: dict[str, _User] = {}
+        self._waiting: OrderedDict[Hashable, _Parcel] = OrderedDict()
+        self._accepted = self._returned = self._working = self._unsent = self._idle = 0
+        self._dropped: Counter[Reason] = Counter()
+        self._callers: list[Caller] = []
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+        self._number = next(_count)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a job of this node may send its frames here."""
+        return bool(self._users)
+
+    def assign(self, job: str, graph: Graph, policy: Literal["block", "latest"]) -> None:
+        """Take the frames of a job from now on.
+
+        Args:
+            job: its id.
+            graph: of it, with its edges written out.
+            policy: `latest` keeps per stream and task the newest frame that waits; `block` keeps
+                all, and refuses more than there is room for.
+        """
+        with self._changed:
+            self._users[job] = _User(graph, policy)
+
+    def release(self, job: str) -> None:
+        """Take no more frames of a job, and forget those that wait."""
+        with self._changed:
+            self._users.pop(job, None)
+            mine = [key for key, parcel in self._waiting.items() if parcel.head.job == job]
+            gone = [self._waiting.pop(key) for key in mine]
+            self._dropped["cancelled"] += len(gone)
+        for parcel in gone:
+            parcel.release()
+
+    def send(self, part: bytes, view: View | None) -> bool:
+        """Take a frame over, without waiting; see `exits.Edge`."""
+        if messages.is_control(part):
+            raise ConfigError(f"{self.endpoint} is a service and takes frames only")
+        head = codec.decode_head([part])
+        with self._changed:
+            user = self._users.get(head.job)
+            if self._closing.is_set():
+                raise ChannelClosed(f"edge to {self.endpoint} is closed")
+            if user is None or head.here is None:
+                raise ConfigError(f"job {head.job} has no business with {self.endpoint}")
+            key: Hashable = self._accepted
+            if user.policy == "latest":
+                key = (head.job, head.header.stream, head.here.task)
+            if key not in self._waiting and len(self._waiting) >= DEPTH:
+                return False
+            older = self._waiting.pop(key, None)
+            self._waiting[key] = _Parcel(head, part, view, user, time.monotonic_ns())
+            self._accepted += 1
+            self._want_thread()
+            self._changed.notify()
+        if older is not None:
+            self._drop(older, "superseded", "")
+        return True
+
+    def stats(self) -> ServiceStats:
+        """Return where the frames are."""
+        with self._changed:
+            return ServiceStats(
+                self._accepted,
+                self._returned,
+                len(self._waiting),
+                self._working,
+                dict(self._dropped),
+                self._unsent,
+            )
+
+    def close(self) -> None:
+        """Drop what is here, and end the threads; may be called again."""
+        with self._changed:
+            self._closing.set()
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+            self._changed.notify_all()
+            callers, threads = tuple(self._callers), tuple(self._threads)
+        for parcel in waiting:
+            self._drop(parcel, "closed", "")
+        for caller in callers:
+            caller.abort()
+        deadline_s = time.monotonic() + JOIN_TIMEOUT_S
+        for thread in threads:
+            thread.join(max(deadline_s - time.monotonic(), 0.0))
+            if thread.is_alive():
+                logger.error("%s does not end within %g s", thread.name, JOIN_TIMEOUT_S)
+
+    def _want_thread(self) -> None:
+        """Start another thread if all are at work; under the lock."""
+        if self._idle >= len(self._waiting) or len(self._threads) >= CONNECTIONS:
+            return
+        caller = Caller(self._place, timeout_s=self._timeout_s, max_nbytes=MAX_REPLY_NBYTES)
+        name = f"vdag-service-{self._number}-{len(self._threads)}"
+        thread = threading.Thread(target=self._run, args=(caller,), name=name, daemon=True)
+        self._callers.append(caller)
+        self._threads.append(thread)
+        thread.start()
+
+    def _drop(self, parcel: _Parcel, reason: Reason, detail: str) -> None:
+        """Count a frame as dropped, tell its home, and let go of it."""
+        parcel.release()
+        header = parcel.head.header
+        notice = messages.Dropped(
+            job=parcel.head.job,
+            stream=header.stream,
+            seq=header.seq,
+            plan=header.plan,
+            task=parcel.task,
+            reason=reason,
+            where=self._where,
+            detail=messages.clip(detail),
+        )
+        is_sent = self._enter(messages.encode(notice))
+        with self._changed:
+            self._dropped[reason] += 1
+            self._unsent += not is_sent
+
+    # From here on everything runs on the edge's own threads.
+
+    def _run(self, caller: Caller) -> None:
+        """Body of a thread: one frame after the other, on one connection."""
+        while (parcel := self._take()) is not None:
+            try:
+                self._work(caller, parcel)
+            except _Lost as lost:
+                logger.debug("%s: frame lost: %s", self.endpoint, lost)
+                self._end(parcel, lost.reason, lost.detail)
+            except VdagError as err:
+                self._end(parcel, "failed", f"{type(err).__name__}: {err}")
+            except Exception as err:  # a fault of ours: one frame must not stop the others
+                logger.exception("%s: frame %d failed", self.endpoint, parcel.head.header.seq)
+                self._end(parcel, "failed", f"{type(err).__name__}: {err}")
+            else:
+                parcel.release()
+                with self._changed:
+                    self._working -= 1
+                    self._returned += 1
+        caller.close()
+
+    def _take(self) -> _Parcel | None:
+        """Wait for a frame; None when the edge closes."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._waiting or self._closing.is_set())
+            self._idle -= 1
+            if self._closing.is_set():
+                return None
+            self._working += 1
+            return self._waiting.popitem(last=False)[1]
+
+    def _end(self, parcel: _Parcel, reason: Reason, detail: str) -> None:
+        self._drop(parcel, "closed" if self._closing.is_set() else reason, detail)
+        with self._changed:
+            self._working -= 1
+
+    def _work(self, caller: Caller, parcel: _Parcel) -> None:
+        """Have the service work on a frame, and send it on.
+
+        Raises:
+            _Lost, VdagError: it is lost.
+        """
+        begun_ns = time.monotonic_ns()
+        if 0 < parcel.head.header.deadline_ns <= begun_ns:
+            raise _Lost("deadline", "")
+        descriptor = codec.decode([parcel.part])
+        generated = {"seq": descriptor.header.seq}
+        if parcel.view is not None:
+            generated["image"] = pixels_of(descriptor.header, parcel.view)
+        graph = parcel.user.graph
+        body = write_request(graph, parcel.task, generated, descriptor.context)
+        del generated
+        reply = self._post(caller, parcel.task, body, begun_ns)
+        if not reply.is_good:
+            raise _Lost("failed", f"{self.endpoint} answers {reply}")
+        found = read_reply(reply.body, taken_from(graph, parcel.task))
+        times = _times(found, parcel.offered_ns, begun_ns, time.monotonic_ns())
+        self._return(parcel, _with(descriptor, parcel.task, found, times))
+
+    def _post(self, caller: Caller, task: str, body: bytes, begun_ns: int) -> Reply:
+        """Post until there is an answer, as often as makes sense."""
+        path = f"/execute_task/{urllib.parse.quote(task, safe='')}"
+        end_s = begun_ns / 1e9 + self._timeout_s
+        for pause_s in (*PAUSES_S, None):
+            left_s = max(end_s - time.monotonic(), 0.001)
+            try:
+                reply = caller.post(path, body, timeout_s=left_s)
+                if reply.status not in BUSY or pause_s is None:
+                    return reply
+            except ChannelClosed as err:
+                if pause_s is None or time.monotonic() + pause_s >= end_s:
+                    raise _Lost("unreachable", str(err)) from err
+            if self._closing.wait(pause_s):
+                break
+        raise _Lost("closed", "")
+
+    def _return(self, parcel: _Parcel, packed: bytes) -> None:
+        """Put a frame back into the exchange, at its next hop."""
+        head, view = parcel.head, parcel.view
+        header = head.header.replace(hop=head.header.hop + 1, context_nbytes=len(packed))
+        route_end = native_header.HEADER_NBYTES + header.route_nbytes
+        route_part = parcel.part[native_header.HEADER_NBYTES : route_end]
+        payload = parcel.part[route_end + head.header.context_nbytes :]
+        reference = None
+        if header.hop == len(head.route) - 1:  # home, where the pixels are already
+            header, payload = _without_pixels(header), b""
+        elif view is not None:
+            reference = view.share()
+            header = header.replace(generation=reference.generation)
+        part = b"".join((native_header.pack(header), route_part, packed, payload))
+        if not self._enter(part):
+            if reference is not None:
+                reference.drop()
+            raise _Lost("peer_full", "the exchange of this node does not take it back")
+
+
+def _with(descriptor: Descriptor, task: str, found: Found, times: list[int]) -> bytes:
+    """Return the frame's context with what was found, packed."""
+    context = dict(descriptor.context)
+    context[task] = found.outputs
+    context[messages.TIMES] = {**context.get(messages.TIMES, {}), task: times}
+    packed = b"".join(wire_context.pack(context))
+    if len(packed) > native_header.MAX_CONTEXT_NBYTES:
+        raise FrameFormatError(f"context of {len(packed)} bytes is too long")
+    return packed
+
+
+def _times(found: Found, offered_ns: int, begun_ns: int, ended_ns: int) -> list[int]:
+    """Return when the task was done, in the form of `messages.TIMES`.
+
+    The service says what its work took; the rest of the request is the way there and the way back,
+    which are taken to be the same. What the frame waited for its turn is put in front of the work,
+    as if it had waited over there.
+    """
+    way_ns = (ended_ns - begun_ns - min(found.compute_ns, ended_ns - begun_ns)) // 2
+    if not found.compute_ns:
+        way_ns = 0
+    end_ns = ended_ns - way_ns
+    start_ns = begun_ns + way_ns
+    return [start_ns, end_ns, found.pid, start_ns - (begun_ns - offered_ns)]
+
+
+def _without_pixels(header: native_header.Header) -> native_header.Header:
+    return header.replace(
+        kind=native_header.KIND_NONE,
+        dtype=0,
+        shape=(),
+        payload_nbytes=0,
+        arena=0,
+        slot=0,
+        generation=0,
+        offset=0,
+    )

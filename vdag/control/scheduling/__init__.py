@@ -1,0 +1,1 @@
+"""The parts of the scheduler: queries and nodes, the table that moves them, timers; all pure."""

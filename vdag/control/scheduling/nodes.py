@@ -1,0 +1,170 @@
+"""`Nodes`: the nodes that are alive, and what the documents say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from vdag.control.events import NodeInfo, NodeReported, ServiceInfo
+from vdag.plan import Placement
+
+__all__ = ["Nodes"]
+
+
+class Nodes:
+    """The live nodes, in the order in which they joined."""
+
+    def __init__(self) -> None:
+        self._alive: dict[str, NodeInfo] = {}
+        self._seen_ns: dict[str, int] = {}
+        self._by_ip: dict[str, dict[str, None]] = {}
+        self._shares: dict[str, dict[str, Any]] = {}
+        self._bandwidth: dict[str, Mapping[str, float]] = {}
+        #: Rises whenever a plan might be made differently: nodes came or went, tasks did.
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self._alive)
+
+    def __contains__(self, node_addr: object) -> bool:
+        return node_addr in self._alive
+
+    def get(self, node_addr: str) -> NodeInfo | None:
+        """Return a live node, None if it is not."""
+        return self._alive.get(node_addr)
+
+    def alive(self) -> tuple[NodeInfo, ...]:
+        """Return all of them."""
+        return tuple(self._alive.values())
+
+    def join(self, node: NodeInfo, now_ns: int) -> NodeInfo | None:
+        """Take a node, in place of what was known of it; return that if it was alive."""
+        known = self._alive.get(node.node_addr)
+        if known is not None and known.ip != node.ip:
+            self._forget_ip(known)
+        self._by_ip.setdefault(node.ip, {})[node.node_addr] = None
+        self._keep(node)
+        self._seen_ns[node.node_addr] = now_ns
+        self.version += 1
+        return known
+
+    def lose(self, node_addr: str) -> bool:
+        """Forget a node; False if it was not alive."""
+        node = self._alive.pop(node_addr, None)
+        if node is None:
+            return False
+        self._forget_ip(node)
+        del self._seen_ns[node_addr], self._shares[node_addr]
+        self._bandwidth.pop(node_addr, None)
+        self.version += 1
+        return True
+
+    def report(self, event: NodeReported) -> tuple[NodeInfo, NodeInfo] | None:
+        """Take in how a live node is; return it before and after if it offers something else."""
+        before = self._alive[event.node_addr]
+        self._seen_ns[event.node_addr] = event.now_ns
+        if event.bandwidth is not None:
+            self._bandwidth[event.node_addr] = event.bandwidth
+        node = before
+        if event.resources is not None:
+            node = replace(node, resources=event.resources)
+        if event.services is not None and event.services != node.services:
+            node = replace(node, services=event.services)
+        if node is not before:
+            self._keep(node)
+        if _models(before.services) == _models(node.services):
+            return None
+        self.version += 1
+        return before, node
+
+    def seen_ns(self, node_addr: str) -> int:
+        """Return when a live node was last heard of."""
+        return self._seen_ns[node_addr]
+
+    def named_by(self, placement: Placement, host: str) -> list[NodeInfo]:
+        """Return the live nodes that a placement may mean, the likeliest first.
+
+        `node_addr` says it all; else `node_ip`, and the role where several share one; else the
+        role alone. Among equals the host comes first, and then the servers.
+
+        Args:
+            placement: as a policy or a user wrote it.
+            host: the node that owns the query's video.
+        """
+        names: Iterable[str] = self._alive
+        if placement.node_addr:
+            names = (placement.node_addr,)
+        elif placement.node_ip:
+            names = self._by_ip.get(placement.node_ip, ())
+        nodes = [self._alive[name] for name in names if name in self._alive]
+        if not (placement.node_addr or placement.node_ip):
+            nodes = [node for node in nodes if has_role(node, placement.node_role, host)]
+        return sorted(
+            nodes,
+            key=lambda node: (
+                not has_role(node, placement.node_role, host),
+                node.node_addr != host,
+                node.role != "cloud",
+            ),
+        )
+
+    def around(self, host: str) -> tuple[NodeInfo, ...]:
+        """Return all live nodes, the query's own first."""
+        own = self._alive[host]
+        return (own, *(node for node in self._alive.values() if node is not own))
+
+    def states(self) -> dict[str, Mapping[str, Any]]:
+        """Return each node's latest `device_state`."""
+        return {name: node.resources for name, node in self._alive.items()}
+
+    def bandwidth(self) -> dict[str, Mapping[str, float]]:
+        """Return what each node measured towards others."""
+        return dict(self._bandwidth)
+
+    def resource_info(self, host: str) -> dict[str, dict[str, Any]]:
+        """Return the documents' `resource_info` for a query whose video is on `host`.
+
+        The documents' policies take the first address under `cloud` without looking whether there
+        is one: where there is no server, the host stands in.
+        """
+        found: dict[str, dict[str, Any]] = {"host": {}, "cloud": {}, "edge": {}}
+        for name, node in self._alive.items():
+            roles = ("host",) if name == host else ()
+            if node.role == "cloud":
+                roles = (*roles, "cloud")
+            for role in roles or ("edge",):
+                shares, known = self._shares[name], found[role].get(node.ip)
+                found[role][node.ip] = shares if known is None else {**known, **shares}
+        found["cloud"] = found["cloud"] or dict(found["host"])
+        return found
+
+    def _keep(self, node: NodeInfo) -> None:
+        self._alive[node.node_addr] = node
+        self._shares[node.node_addr] = {
+            task: {
+                "n_process": service.workers,
+                "cpu_ratio": service.cpu_util_limit,
+                "mem_ratio": service.mem_util_limit,
+            }
+            for task, service in node.services.items()
+        }
+
+    def _forget_ip(self, node: NodeInfo) -> None:
+        names = self._by_ip[node.ip]
+        del names[node.node_addr]
+        if not names:
+            del self._by_ip[node.ip]
+
+
+def has_role(node: NodeInfo, role: str, host: str) -> bool:
+    """Whether a node is `host`, `edge` or `cloud` to a query whose video is on `host`."""
+    if role == "host":
+        return node.node_addr == host
+    if role == "cloud":
+        return node.role == "cloud"
+    return role == "edge" and node.role != "cloud" and node.node_addr != host
+
+
+def _models(services: Mapping[str, ServiceInfo]) -> dict[str, tuple[int, ...]]:
+    return {task: service.models for task, service in services.items()}

@@ -1,0 +1,41 @@
+"""Questions: what a policy is told of a query, in the documents' words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdag.control.events import VideoInfo
+from vdag.control.instructions import Question
+from vdag.control.scheduling.cases import Case
+from vdag.control.scheduling.nodes import Nodes
+
+__all__ = ["question_about"]
+
+
+def question_about(case: Case, nodes: Nodes, cause: str) -> Question:
+    """Return the question about a query whose host is alive."""
+    query = case.query
+    around = nodes.around(query.node_addr)
+    return Question(
+        job_uid=query.query_id,
+        dag=case.dag,
+        resource_info=nodes.resource_info(query.node_addr),
+        runtime_info=case.runtime,
+        last_plan_res=_last_plan_res(case.runtime),
+        user_constraint=query.constraint.to_document(),
+        nodes=around,
+        node_state=nodes.states(),
+        bandwidth=nodes.bandwidth(),
+        video=around[0].videos.get(query.video_id, VideoInfo()),
+        previous=case.plan,
+        fixed=query.plan,
+        cause=cause,
+    )
+
+
+def _last_plan_res(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the delay of each task as the older documents have it."""
+    result = runtime.get("plan_result")
+    delay = result.get("delay") if isinstance(result, Mapping) else None
+    return {"delay": dict(delay)} if isinstance(delay, Mapping) else {}

@@ -1,0 +1,272 @@
+"""`Node`: everything that a node runs, in one process beside its workers.
+
+    worksite      exchange, workers, limits           roles service, edge
+    affiliation   records and controller              role cloud
+                  agent, which speaks to a controller
+    peers         frames from and to other nodes      with a landing
+    jobs          the jobs of the node's videos       role edge
+    doors         :5500 service, :5001 jobs, :5000 queries, :5100 and :5101 live pictures, in the
+                  event loop of the main thread
+
+They are opened in this order and closed in the reverse one. systemd is told when the node serves,
+and from time to time that it still does; it stays silent when the exchange has failed, so that the
+node is started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from vdag.config import Config
+from vdag.control import job, query, service, sidechannel
+from vdag.control.affiliation import Affiliation
+from vdag.control.cluster import NodeView
+from vdag.control.execution import Execution
+from vdag.control.gate import BodyRoom
+from vdag.control.replies import Place
+from vdag.node.listening import Door, Servers, address_of, bind
+from vdag.node.systemd import notify_systemd, watch_interval_s
+from vdag.node.workplace import Workplace
+from vdag.node.worksite import Worksite
+
+if TYPE_CHECKING:
+    import socket
+
+    from typing_extensions import Self
+
+    from vdag.control.staff import Staff
+
+__all__ = ["Node", "notify_systemd", "run"]
+
+logger = logging.getLogger(__name__)
+
+
+class Node:
+    """A node with its roles; closed by `close` or a `with` block.
+
+        with Node(load_config(Path("node.toml"))) as node:
+            node.serve()
+
+    Its workers have loaded their models, and its ports are bound, when the constructor returns.
+
+    Args:
+        config: all its settings.
+
+    Raises:
+        ConfigError: a setting does not fit this machine: a port is taken, a model is missing.
+        VdagError: a worker could not load its task, or shared memory cannot be had.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        roles = config.node.all_roles
+        with ExitStack() as stack:
+            self._sockets = _bind_all(config, stack)
+            self._address = config.node.address or address_of(_host(config))
+            self._worksite: Worksite | None = None
+            if roles & {"service", "edge"}:
+                self._worksite = stack.enter_context(Worksite(config))
+            self.affiliation = stack.enter_context(Affiliation(config, view=self._view))
+            workplace = None
+            if self._worksite is not None:
+                workplace = stack.enter_context(
+                    Workplace(
+                        config, self._worksite, self.affiliation, self._address, self.node_addr
+                    )
+                )
+            self._servers = Servers(list(self._doors(workplace)))
+            self.affiliation.join(
+                self.node_addr,
+                landing="" if workplace is None else workplace.landing,
+                videos={} if workplace is None else workplace.videos,
+                jobs=None if workplace is None else workplace.jobs,
+            )
+            self._stack = stack.pop_all()
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The ports it listens on, by the section of the settings."""
+        return {name: found.getsockname()[1] for name, found in self._sockets.items()}
+
+    @property
+    def node_addr(self) -> str:
+        """What names this node to others: its address, with the port of its jobs or another."""
+        host = f"[{self._address}]" if ":" in self._address else self._address
+        ports = self.ports
+        port = next(ports[name] for name in ("edge", "service", "cloud") if name in ports)
+        return f"{host}:{port}"
+
+    @property
+    def staff(self) -> Staff:
+        """Its workers; it must have some."""
+        assert self._worksite is not None, "the caller asks a node with workers"
+        return self._worksite.staff
+
+    def serve(self) -> None:
+        """Answer requests until `stop` is called; in the main thread also until a signal comes.
+
+        SIGINT and SIGTERM end it in good order: what is under way is answered first.
+        """
+        uvloop.run(self._serve())
+
+    def wait_started(self, timeout_s: float) -> bool:
+        """Wait until requests are answered; return whether they are within `timeout_s`."""
+        return self._servers.wait_started(timeout_s)
+
+    def stop(self) -> None:
+        """End `serve`, from any thread."""
+        self._servers.stop()
+
+    def close(self) -> None:
+        """Stop the workers, lift every limit, and give everything back."""
+        notify_systemd("STOPPING=1")
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _doors(self, workplace: Workplace | None) -> Iterator[Door]:
+        """Yield the apps of the node's roles, with where they listen."""
+        config, sockets = self._config, self._sockets
+        if "service" in sockets:
+            assert self._worksite is not None, "services have workers"
+            limit = config.service.max_in_flight
+            parts = service.Parts(
+                config.service,
+                Execution(self._worksite.exchange, max_in_flight=limit),
+                self._worksite.staff,
+                self.affiliation.cluster,
+                Place(self._address, config.node.role),
+                self._worksite.packages,
+            )
+            yield Door(service.create_app(parts), sockets["service"])
+        if "edge" in sockets:
+            assert workplace is not None, "edges have jobs"
+            yield Door(job.create_app(workplace.parts()), sockets["edge"])
+            live = sidechannel.create_node_app(
+                workplace.live_view, token=config.edge.token, cors=config.edge.cors
+            )
+            yield Door(live, sockets["edge.live"])
+        if "cloud" in sockets:
+            yield self._query_door(sockets["cloud"])
+            yield self._live_door(sockets["cloud.live"])
+
+    def _query_door(self, found: socket.socket) -> Door:
+        cloud, affiliation = self._config.cloud, self.affiliation
+        assert affiliation.controller is not None, "clouds have a controller"
+        assert affiliation.store is not None, "and records"
+        room = BodyRoom(max_nbytes=cloud.max_body_nbytes, total_nbytes=cloud.max_bodies_nbytes)
+        app = query.create_app(
+            query.Parts(
+                affiliation.controller,
+                affiliation.store,
+                room,
+                cloud.token,
+                cloud.cors,
+                cloud.max_streams,
+                cloud.node_live_port,
+            )
+        )
+        return Door(app, found, app.state.close_streams)
+
+    def _live_door(self, found: socket.socket) -> Door:
+        cloud, controller = self._config.cloud, self.affiliation.controller
+        assert controller is not None, "clouds have one"
+
+        def node_of(query_id: str) -> str:
+            view = controller.query(query_id)
+            return "" if view is None else view.node_addr
+
+        app = sidechannel.create_cloud_app(
+            node_of, live_port=cloud.node_live_port, token=cloud.token, cors=cloud.cors
+        )
+        return Door(app, found)
+
+    async def _serve(self) -> None:
+        watcher = asyncio.ensure_future(self._watch())
+        try:
+            await self._servers.serve()
+        finally:
+            watcher.cancel()
+
+    async def _watch(self) -> None:
+        """Tell systemd that the node serves, and that it still does."""
+        interval_s = watch_interval_s()
+        while not self._servers.have_started:
+            await asyncio.sleep(0.02)
+        ports = ", ".join(f"{name} on port {port}" for name, port in self.ports.items())
+        for name, port in self.ports.items():
+            host = getattr(self._config, name.partition(".")[0]).host
+            logger.info("%s at http://%s:%d", name, host, port)
+        notify_systemd(f"READY=1\nSTATUS=serving {ports}")
+        while True:
+            if self._worksite is None or not self._worksite.staff.fault:
+                notify_systemd("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
+    def _view(self) -> NodeView:
+        """Return how this node is now."""
+        if self._worksite is None:
+            return NodeView(self._address, 0, self._config.node.role)
+        return self._worksite.view(self._address, self.ports.get("service", 0))
+
+
+def run(config: Config) -> None:
+    """Run a node in the main thread until SIGINT or SIGTERM, also while it is still starting.
+
+    Raises:
+        VdagError: as of `Node`.
+    """
+    with _signals(), contextlib.suppress(KeyboardInterrupt), Node(config) as node:
+        node.serve()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Turn the first SIGTERM or SIGINT into a KeyboardInterrupt; the next must not stop the end."""
+    is_first = True
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _bind_all(config: Config, stack: ExitStack) -> dict[str, socket.socket]:
+    """Return the listening sockets of the node's roles, by the section of their settings."""
+    found: dict[str, socket.socket] = {}
+    for section in ("cloud", "edge", "service"):
+        if section in config.node.all_roles:
+            settings = getattr(config, section)
+            found[section] = stack.enter_context(bind(section, settings.host, settings.port))
+            if section != "service":
+                live = bind(section, settings.host, settings.live_port)
+                found[f"{section}.live"] = stack.enter_context(live)
+    return found
+
+
+def _host(config: Config) -> str:
+    """Return the host that others are most likely to reach the node by."""
+    sections = [name for name in ("edge", "service", "cloud") if name in config.node.all_roles]
+    return str(getattr(config, sections[0]).host)

@@ -1,0 +1,145 @@
+"""`Workplace`: how frames get to and from a node, and the jobs of its videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from vdag.config import Config
+from vdag.control import job, wire
+from vdag.control.affiliation import Affiliation
+from vdag.control.job_run import Site
+from vdag.control.jobs import JobManager
+from vdag.control.places import PlacesOfPlans
+from vdag.errors import ConfigError
+from vdag.node.videos import describe
+from vdag.transport.address import Address
+from vdag.transport.keys import KeyFolder, default_folder
+from vdag.transport.peers import Peers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from vdag.control.live import LiveView
+    from vdag.node.worksite import Worksite
+
+__all__ = ["Workplace"]
+
+
+class Workplace:
+    """See above; closed by `close` or a `with` block.
+
+    Args:
+        config: of the node.
+        worksite: where its tasks are done.
+        affiliation: whom its jobs report to.
+        address: of the node.
+        node_addr: that names it.
+
+    Attributes:
+        peers: the other nodes; None if no frame leaves this one or comes to it.
+        jobs: of its videos; None without role `edge`.
+        videos: what the controller is told of them.
+
+    Raises:
+        ConfigError: the landing's address has no meaning, or there are no keys for it.
+        TransportError: it cannot be bound.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        worksite: Worksite,
+        affiliation: Affiliation,
+        address: str,
+        node_addr: str,
+    ) -> None:
+        self._config, self._node_addr = config, node_addr
+        self._videos = {int(key): video for key, video in config.edge.videos.items()}
+        self.videos: Mapping[int, wire.Video] = {}
+        with ExitStack() as stack:
+            self.peers = _open_peers(config, worksite, stack, address, affiliation)
+            self.jobs: JobManager | None = None
+            if "edge" in config.node.all_roles:
+                self.videos = describe(config.edge.videos)
+                if affiliation.notebook is None:
+                    raise ConfigError("a node of role edge needs node.controller")
+                edge = config.edge
+                site = Site(
+                    worksite.exchange,
+                    self.peers,
+                    address,
+                    edge.max_in_flight,
+                    edge.frame_timeout_s,
+                )
+                self.jobs = stack.enter_context(
+                    JobManager(
+                        site,
+                        self._videos,
+                        offered=worksite.offered,
+                        reporter=affiliation.notebook,
+                        max_jobs=edge.max_jobs,
+                    )
+                )
+            self._resolve = PlacesOfPlans(address, affiliation.cluster)
+            self._stack = stack.pop_all()
+
+    @property
+    def landing(self) -> str:
+        """Address that frames for this node are sent to, empty for none."""
+        return "" if self.peers is None else self.peers.address
+
+    def live_view(self, job_uid: str) -> LiveView | None:
+        """Return what a job of this node sees; None for nothing."""
+        return None if self.jobs is None else self.jobs.live_view(job_uid)
+
+    def parts(self) -> job.Parts:
+        """Return what the app of :5001 works with."""
+        assert self.jobs is not None, "the app is of nodes with jobs"
+        edge = self._config.edge
+        return job.Parts(
+            self.jobs, self._resolve, self._videos, self._node_addr, edge.token, edge.cors
+        )
+
+    def close(self) -> None:
+        """End the jobs, and part with the other nodes."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _open_peers(
+    config: Config,
+    worksite: Worksite,
+    stack: ExitStack,
+    address: str,
+    affiliation: Affiliation,
+) -> Peers | None:
+    """Return the way to other nodes: where it is configured, or goes no further than this host."""
+    node = config.node
+    landing = node.landing
+    if not landing:
+        default = str(Address("tcp", address, 0)) if affiliation.notebook is not None else ""
+        landing = default if default and Address.parse(default).is_loopback else ""
+    if not landing:
+        return None
+    keys = None
+    if node.keys is not None or not Address.parse(landing).is_loopback:
+        keys = KeyFolder(node.keys or default_folder())
+    advertised = _advertised(landing, address)
+    return stack.enter_context(Peers(worksite.exchange, landing, keys=keys, advertised=advertised))
+
+
+def _advertised(landing: str, address: str) -> str | None:
+    """Return what others connect to, where that is not what the node listens at."""
+    target = Address.parse(landing)
+    if target.place not in ("0.0.0.0", "::", "*"):
+        return None
+    if target.port == 0:
+        raise ConfigError(f"node.landing {landing} listens everywhere, and so needs a port")
+    return str(Address("tcp", address, target.port))
