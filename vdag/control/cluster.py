@@ -68,6 +68,8 @@ class NodeView:
         device: the documents' `device_state`.
         summary: what older pages read beside it: `n_cpu`, and `cpu_ratio` in cores.
         services: by name of the task, in the node's own order.
+        landing: address that frames for it are sent to; empty if it takes none, or for this node.
+        name: under which keys know it; likewise.
     """
 
     address: str
@@ -76,6 +78,8 @@ class NodeView:
     device: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     services: Mapping[str, ServiceView] = field(default_factory=dict)
+    landing: str = ""
+    name: str = ""
 
     @property
     def place(self) -> str:
@@ -195,6 +199,8 @@ def view_of_card(card: wire.Card) -> NodeView:
         }
         if card.port
         else {},
+        card.landing,
+        card.name,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -20,9 +20,10 @@ from vdag.control.apps import new_app
 from vdag.control.events import JobInfo, QueryState
 from vdag.control.gate import BodyRoom
 from vdag.control.jobs import JobManager
+from vdag.control.rest.intake import Intake, Resolve
 from vdag.errors import ConfigError
 from vdag.graph import Graph
-from vdag.plan import Constraint, Plan
+from vdag.plan import Constraint
 
 __all__ = ["Parts", "Resolve", "create_app"]
 
@@ -31,17 +32,6 @@ MAX_BODY_NBYTES = 1 << 20
 TOTAL_NBYTES = 16 << 20
 #: A pseudo-task of the first documents: it drew results, which viewers now ask for.
 RENDER = "Render"
-
-
-class Resolve(Protocol):
-    """Says how frames get to the nodes that a plan of the documented REST names."""
-
-    def __call__(self, plan: Plan) -> tuple[Mapping[str, str], Mapping[str, str]]:
-        """Return task to address, and address to name, see `Jobs.update_plan`.
-
-        Raises:
-            ConfigError: there is no way to a node.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +121,7 @@ def create_app(parts: Parts) -> FastAPI:
 class _Endpoints:
     def __init__(self, parts: Parts) -> None:
         self._parts, self._jobs = parts, parts.jobs
+        self._intake = Intake(parts.jobs, parts.resolve)
         self._room = BodyRoom(max_nbytes=MAX_BODY_NBYTES, total_nbytes=TOTAL_NBYTES)
 
     async def submit_job(self, request: Request) -> Response:
@@ -144,7 +135,13 @@ class _Endpoints:
     async def update_plan(self, request: Request) -> Response:
         """Give a job a plan; the first one starts it."""
         body = await self._read(request, UpdatePlan)
-        await asyncio.to_thread(self._update_plan, body)
+        await asyncio.to_thread(
+            self._intake.plan,
+            body.job_uid,
+            body.video_conf,
+            body.flow_mapping,
+            body.resource_limit,
+        )
         return _reply({"msg": "node updated plan (manager.update_job_plan)", "status": 0})
 
     async def update_constraint(self, request: Request) -> Response:
@@ -181,28 +178,12 @@ class _Endpoints:
 
     async def _submit(self, request: Request, api: str) -> Response:
         body = await self._read(request, SubmitJob)
-        uid = body.job_uid or body.unique_job_id
-        if not 0 < len(uid) <= 255:
-            raise ConfigError(f"job_uid of {len(uid)} characters is not 1 to 255")
-        constraint = Constraint.from_document(body.user_constraint)
-        await asyncio.to_thread(self._jobs.submit, uid, body.video_id, _graph(body), constraint)
+        uid, graph = body.job_uid or body.unique_job_id, _graph(body)
+        await asyncio.to_thread(
+            self._intake.submit, uid, body.video_id, graph, body.user_constraint
+        )
         msg = f"submitted to manager from api: {api}"
         return _reply({"job_uid": uid, "msg": msg, "status": 0})
-
-    def _update_plan(self, body: UpdatePlan) -> None:
-        uid = body.job_uid
-        plan = Plan.from_documents(
-            self._jobs.graph_of(uid).tasks,
-            body.video_conf,
-            body.flow_mapping,
-            body.resource_limit,
-            number=self._jobs.next_number(uid),
-            previous=self._jobs.plan_of(uid),
-            keep=True,
-        )
-        if plan.orders_as(self._jobs.plan_of(uid)):
-            return  # clouds of this kind say the same every few seconds
-        self._jobs.update_plan(uid, plan, *self._parts.resolve(plan))
 
     async def _read(self, request: Request, kind: Any) -> Any:
         async with self._room.body(request) as body:

@@ -20,10 +20,11 @@ from vdag.config import VideoConfig
 from vdag.control.events import JobInfo, QueryState
 from vdag.control.frames import FrameDocuments
 from vdag.control.live import LiveView
+from vdag.control.rest.services import is_service
 from vdag.control.sniffer import Sighting, Sniffer
 from vdag.errors import ConfigError, VdagError
 from vdag.graph import Graph
-from vdag.itinerary import briefing
+from vdag.itinerary import briefing, lighten
 from vdag.job import Job
 from vdag.plan import Plan, VideoConf
 from vdag.results import Result
@@ -32,6 +33,7 @@ from vdag.transport.encoders import H264, Encoder, Jpeg, Raw
 from vdag.transport.peer import Lane
 
 if TYPE_CHECKING:
+    from vdag.control.rest.services import Services
     from vdag.transport.exchange import Exchange
     from vdag.transport.peers import Peers
 
@@ -72,6 +74,8 @@ class Site:
         node_ip: of the node.
         max_in_flight: frames of one job that are under way at a time.
         frame_timeout_s: a frame without a result by then is given up.
+        services: nodes that do tasks only by the documented REST; None to have nothing to do with
+            them.
     """
 
     exchange: Exchange
@@ -79,6 +83,12 @@ class Site:
     node_ip: str
     max_in_flight: int = 8
     frame_timeout_s: float = 30.0
+    services: Services | None = None
+
+    @property
+    def alias(self) -> str:
+        """What stands for this node in the routes of frames that leave it and come back."""
+        return self.exchange.address if self.peers is None else self.peers.address
 
 
 class JobRun:
@@ -198,15 +208,21 @@ class JobRun:
 
     def _visit(self, plan: Plan, routes: Mapping[str, str], names: Mapping[str, str]) -> None:
         """Open the ways to the nodes of a plan."""
-        peers = self._site.peers
-        if not routes:
-            return
-        if peers is None:
-            raise ConfigError("frames cannot leave this node: it has no node.landing")
+        peers, services = self._site.peers, self._site.services
+        endpoints = {address for address in routes.values() if is_service(address)}
         lanes = {
-            address: lane_of(plan.conf_of(task), self._policy) for task, address in routes.items()
+            address: lane_of(plan.conf_of(task), self._policy)
+            for task, address in routes.items()
+            if address not in endpoints
         }
-        peers.visit(self._uid, briefing(self._graph), lanes, names)
+        if endpoints and services is None:
+            raise ConfigError(f"this node sends no frames to {min(endpoints)}")
+        if lanes and peers is None:
+            raise ConfigError("frames cannot leave this node: it has no node.landing")
+        if endpoints and services is not None:
+            services.visit(self._uid, lighten(self._graph), endpoints, self._policy)
+        if lanes and peers is not None:
+            peers.visit(self._uid, briefing(self._graph), lanes, names)
 
     @property
     def _policy(self) -> Literal["block", "latest"]:
@@ -237,8 +253,9 @@ class JobRun:
             self._end(err)
         finally:
             self.live.close()
-            if self._site.peers is not None:
-                self._site.peers.leave(self._uid)
+            for ways in (self._site.peers, self._site.services):
+                if ways is not None:
+                    ways.leave(self._uid)
 
     def _end(self, err: Exception) -> None:
         if self._stopping is not None:
@@ -259,13 +276,13 @@ class JobRun:
         )
 
     def _work(self, source: SingleFrameGenerator) -> None:
-        site, peers = self._site, self._site.peers
+        site = self._site
         with Job(
             self._graph,
             source,
             site.exchange.address,
             site.exchange.arena,
-            alias=None if peers is None else peers.address,
+            alias=site.alias,
             policy=self._policy,
             max_in_flight=self._max_in_flight,
             frame_timeout_s=site.frame_timeout_s,

@@ -170,7 +170,13 @@ class Membership:
         if before is None and len(self._members) >= MAX_MEMBERS:
             raise ConfigError(f"{len(self._members)} nodes have joined, which is the limit")
         card = wire.Card(
-            join.node_addr, join.role, join.port, join.landing, join.services, join.state
+            join.node_addr,
+            join.role,
+            join.port,
+            join.landing,
+            join.services,
+            join.state,
+            join.name,
         )
         self._version += 1
         member = Member(join, peer, card, view_of_card(card), self._version, now_ns)

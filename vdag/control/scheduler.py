@@ -202,8 +202,9 @@ class Scheduler:
 
     def _tick(self, now_ns: int) -> list[Instruction]:
         # Lost nodes first: nothing that is done now shall be ordered from them.
-        for _, node_addr in self._silences.pop_due(now_ns):
-            self._listen(node_addr, now_ns)
+        due = [node_addr for _, node_addr in self._silences.pop_due(now_ns)]
+        heard = {node_addr: self._listen(node_addr, now_ns) for node_addr in due}
+        self._lose_all({name: reason for name, reason in heard.items() if reason}, now_ns)
         for kind, key in self._timers.pop_due(now_ns):
             if kind == "period":
                 self._moves.apply(PeriodDue(now_ns, key))
@@ -221,17 +222,16 @@ class Scheduler:
         reason = f"no answer within {self._settings.policy_timeout_s:g} s"
         self._moves.apply(PolicyFailed(now_ns, query_id, case.round, reason))
 
-    def _listen(self, node_addr: str, now_ns: int) -> None:
-        """Lose a node that was silent for too long, or see when it would be."""
+    def _listen(self, node_addr: str, now_ns: int) -> str:
+        """Return why a node is lost, if it was silent for too long; else see when it would be."""
         node = self._nodes.get(node_addr)
         assert node is not None, "a lost node's timer is cancelled"
         silence_ns = self._settings.silence_ns(node.dialect)
         due_ns = self._nodes.seen_ns(node_addr) + silence_ns
         if due_ns > now_ns:
             self._silences.set("node", node_addr, due_ns)
-            return
-        reason = f"node {node_addr} was silent for {silence_ns / 1e9:g} s"
-        self._spread_loss(node_addr, reason, now_ns)
+            return ""
+        return f"node {node_addr} was silent for {silence_ns / 1e9:g} s"
 
     def _join(self, event: NodeJoined) -> list[Instruction]:
         node, now_ns = event.node, event.now_ns
@@ -296,15 +296,19 @@ class Scheduler:
                 self._moves.apply(Reconsider(now_ns, case.query_id, "node back"))
 
     def _lose(self, node_addr: str, reason: str, now_ns: int) -> list[Instruction]:
-        self._silences.cancel(("node", node_addr))
-        self._spread_loss(node_addr, reason, now_ns)
+        if node_addr in self._nodes:
+            self._silences.cancel(("node", node_addr))
+            self._lose_all({node_addr: reason}, now_ns)
         return self._moves.drain()
 
-    def _spread_loss(self, node_addr: str, reason: str, now_ns: int) -> None:
-        if not self._nodes.lose(node_addr):
-            return
-        for case in self._cases.hosted_by(node_addr):
-            self._moves.apply(HostLost(now_ns, case.query_id, reason))
-        for case in self._cases.placed_on(node_addr):
-            if case.host != node_addr:
-                self._moves.apply(Reconsider(now_ns, case.query_id, "node lost"))
+    def _lose_all(self, lost: Mapping[str, str], now_ns: int) -> None:
+        """Lose nodes, all of them before anything follows: one may be the host, one the peer."""
+        for node_addr in lost:
+            self._nodes.lose(node_addr)
+        for node_addr, reason in lost.items():
+            for case in self._cases.hosted_by(node_addr):
+                self._moves.apply(HostLost(now_ns, case.query_id, reason))
+        for node_addr in lost:
+            for case in self._cases.placed_on(node_addr):
+                if case.host not in lost:
+                    self._moves.apply(Reconsider(now_ns, case.query_id, "node lost"))

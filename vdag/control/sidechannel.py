@@ -240,8 +240,8 @@ class _Relay(Response):
         if self._authorization:
             headers.append(("authorization", self._authorization))
         request = h11.Request(method="GET", target=self._target, headers=headers)
-        end = connection.send(h11.EndOfMessage())
-        return (connection.send(request) or b"") + (end or b"")
+        events = (request, h11.EndOfMessage())
+        return b"".join(connection.send(event) or b"" for event in events)
 
 
 async def _events(

@@ -121,6 +121,7 @@ class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     landing: Place = ""
     services: Offers = {}
     state: Document = b""
+    name: Text = ""
 
 
 class View(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

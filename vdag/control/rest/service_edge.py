@@ -23,25 +23,16 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from vdag._native import header as native_header
-from vdag.control.rest.bodies import (
-    MAX_REPLY_NBYTES,
-    Found,
-    read_reply,
-    taken_from,
-    write_request,
-)
+from vdag.control.rest.bodies import MAX_REPLY_NBYTES, read_reply, taken_from, write_request
 from vdag.control.rest.caller import Caller, Reply, check_place
-from vdag.errors import ChannelClosed, ConfigError, FrameFormatError, VdagError
+from vdag.control.rest.parcels import Parcel, User, times_of, with_found
+from vdag.errors import ChannelClosed, ConfigError, VdagError
 from vdag.transport import codec, messages
-from vdag.transport import context as wire_context
-from vdag.transport.encoders import pixels_of
 
 if TYPE_CHECKING:
     from vdag._native.ring import View
     from vdag.graph import Graph
     from vdag.transport.books import Reason
-    from vdag.transport.codec import Descriptor, Head
 
 __all__ = ["SCHEME", "ServiceEdge", "ServiceStats"]
 
@@ -89,39 +80,11 @@ class ServiceStats:
         return self.accepted - known
 
 
-class _User(NamedTuple):
-    """A job whose frames come here."""
+class _Lost(NamedTuple):
+    """Why a frame is given up, in one word and for people."""
 
-    graph: Graph
-    policy: Literal["block", "latest"]
-
-
-@dataclass(slots=True, eq=False)
-class _Parcel:
-    """A frame that is to be posted; the lease is ours."""
-
-    head: Head
-    part: bytes
-    view: View | None
-    user: _User
-    offered_ns: int
-
-    @property
-    def task(self) -> str:
-        return self.head.route[self.head.header.hop].task
-
-    def release(self) -> None:
-        if self.view is not None:
-            self.view.release()
-            self.view = None
-
-
-class _Lost(Exception):
-    """A frame that is given up: why, in one word and for people."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+    reason: Reason
+    detail: str = ""
 
 
 class ServiceEdge:
@@ -151,8 +114,8 @@ class ServiceEdge:
         check_place(self._place)
         self._enter, self._where, self._timeout_s = enter, where, timeout_s
         self._changed = threading.Condition()
-        self._users: dict[str, _User] = {}
-        self._waiting: OrderedDict[Hashable, _Parcel] = OrderedDict()
+        self._users: dict[str, User] = {}
+        self._waiting: OrderedDict[Hashable, Parcel] = OrderedDict()
         self._accepted = self._returned = self._working = self._unsent = self._idle = 0
         self._dropped: Counter[Reason] = Counter()
         self._callers: list[Caller] = []
@@ -175,7 +138,7 @@ class ServiceEdge:
                 all, and refuses more than there is room for.
         """
         with self._changed:
-            self._users[job] = _User(graph, policy)
+            self._users[job] = User(graph, policy)
 
     def release(self, job: str) -> None:
         """Take no more frames of a job, and forget those that wait."""
@@ -204,7 +167,7 @@ class ServiceEdge:
             if key not in self._waiting and len(self._waiting) >= DEPTH:
                 return False
             older = self._waiting.pop(key, None)
-            self._waiting[key] = _Parcel(head, part, view, user, time.monotonic_ns())
+            self._waiting[key] = Parcel(head, part, view, user, time.monotonic_ns())
             self._accepted += 1
             self._want_thread()
             self._changed.notify()
@@ -253,7 +216,7 @@ class ServiceEdge:
         self._threads.append(thread)
         thread.start()
 
-    def _drop(self, parcel: _Parcel, reason: Reason, detail: str) -> None:
+    def _drop(self, parcel: Parcel, reason: Reason, detail: str) -> None:
         """Count a frame as dropped, tell its home, and let go of it."""
         parcel.release()
         header = parcel.head.header
@@ -278,23 +241,22 @@ class ServiceEdge:
         """Body of a thread: one frame after the other, on one connection."""
         while (parcel := self._take()) is not None:
             try:
-                self._work(caller, parcel)
-            except _Lost as lost:
-                logger.debug("%s: frame lost: %s", self.endpoint, lost)
-                self._end(parcel, lost.reason, lost.detail)
+                lost = self._work(caller, parcel)
             except VdagError as err:
-                self._end(parcel, "failed", f"{type(err).__name__}: {err}")
+                lost = _Lost("failed", f"{type(err).__name__}: {err}")
             except Exception as err:  # a fault of ours: one frame must not stop the others
                 logger.exception("%s: frame %d failed", self.endpoint, parcel.head.header.seq)
-                self._end(parcel, "failed", f"{type(err).__name__}: {err}")
-            else:
-                parcel.release()
-                with self._changed:
-                    self._working -= 1
-                    self._returned += 1
+                lost = _Lost("failed", f"{type(err).__name__}: {err}")
+            if lost is not None:
+                logger.debug("%s: frame lost: %s", self.endpoint, lost)
+                self._drop(parcel, "closed" if self._closing.is_set() else lost.reason, lost.detail)
+            parcel.release()
+            with self._changed:
+                self._working -= 1
+                self._returned += lost is None
         caller.close()
 
-    def _take(self) -> _Parcel | None:
+    def _take(self) -> Parcel | None:
         """Wait for a frame; None when the edge closes."""
         with self._changed:
             self._idle += 1
@@ -305,35 +267,27 @@ class ServiceEdge:
             self._working += 1
             return self._waiting.popitem(last=False)[1]
 
-    def _end(self, parcel: _Parcel, reason: Reason, detail: str) -> None:
-        self._drop(parcel, "closed" if self._closing.is_set() else reason, detail)
-        with self._changed:
-            self._working -= 1
-
-    def _work(self, caller: Caller, parcel: _Parcel) -> None:
+    def _work(self, caller: Caller, parcel: Parcel) -> _Lost | None:
         """Have the service work on a frame, and send it on.
 
         Raises:
-            _Lost, VdagError: it is lost.
+            VdagError: the frame, or the reply, is not what it should be.
         """
         begun_ns = time.monotonic_ns()
         if 0 < parcel.head.header.deadline_ns <= begun_ns:
-            raise _Lost("deadline", "")
-        descriptor = codec.decode([parcel.part])
-        generated = {"seq": descriptor.header.seq}
-        if parcel.view is not None:
-            generated["image"] = pixels_of(descriptor.header, parcel.view)
-        graph = parcel.user.graph
-        body = write_request(graph, parcel.task, generated, descriptor.context)
-        del generated
+            return _Lost("deadline")
+        descriptor, graph = codec.decode([parcel.part]), parcel.user.graph
+        body = write_request(graph, parcel.task, parcel.generated(descriptor), descriptor.context)
         reply = self._post(caller, parcel.task, body, begun_ns)
+        if isinstance(reply, _Lost):
+            return reply
         if not reply.is_good:
-            raise _Lost("failed", f"{self.endpoint} answers {reply}")
+            return _Lost("failed", f"{self.endpoint} answers {reply}")
         found = read_reply(reply.body, taken_from(graph, parcel.task))
-        times = _times(found, parcel.offered_ns, begun_ns, time.monotonic_ns())
-        self._return(parcel, _with(descriptor, parcel.task, found, times))
+        times = times_of(found, parcel.offered_ns, begun_ns, time.monotonic_ns())
+        return self._return(parcel, with_found(descriptor, parcel.task, found, times))
 
-    def _post(self, caller: Caller, task: str, body: bytes, begun_ns: int) -> Reply:
+    def _post(self, caller: Caller, task: str, body: bytes, begun_ns: int) -> Reply | _Lost:
         """Post until there is an answer, as often as makes sense."""
         path = f"/execute_task/{urllib.parse.quote(task, safe='')}"
         end_s = begun_ns / 1e9 + self._timeout_s
@@ -345,65 +299,16 @@ class ServiceEdge:
                     return reply
             except ChannelClosed as err:
                 if pause_s is None or time.monotonic() + pause_s >= end_s:
-                    raise _Lost("unreachable", str(err)) from err
+                    return _Lost("unreachable", str(err))
             if self._closing.wait(pause_s):
                 break
-        raise _Lost("closed", "")
+        return _Lost("closed")
 
-    def _return(self, parcel: _Parcel, packed: bytes) -> None:
+    def _return(self, parcel: Parcel, packed: bytes) -> _Lost | None:
         """Put a frame back into the exchange, at its next hop."""
-        head, view = parcel.head, parcel.view
-        header = head.header.replace(hop=head.header.hop + 1, context_nbytes=len(packed))
-        route_end = native_header.HEADER_NBYTES + header.route_nbytes
-        route_part = parcel.part[native_header.HEADER_NBYTES : route_end]
-        payload = parcel.part[route_end + head.header.context_nbytes :]
-        reference = None
-        if header.hop == len(head.route) - 1:  # home, where the pixels are already
-            header, payload = _without_pixels(header), b""
-        elif view is not None:
-            reference = view.share()
-            header = header.replace(generation=reference.generation)
-        part = b"".join((native_header.pack(header), route_part, packed, payload))
-        if not self._enter(part):
-            if reference is not None:
-                reference.drop()
-            raise _Lost("peer_full", "the exchange of this node does not take it back")
-
-
-def _with(descriptor: Descriptor, task: str, found: Found, times: list[int]) -> bytes:
-    """Return the frame's context with what was found, packed."""
-    context = dict(descriptor.context)
-    context[task] = found.outputs
-    context[messages.TIMES] = {**context.get(messages.TIMES, {}), task: times}
-    packed = b"".join(wire_context.pack(context))
-    if len(packed) > native_header.MAX_CONTEXT_NBYTES:
-        raise FrameFormatError(f"context of {len(packed)} bytes is too long")
-    return packed
-
-
-def _times(found: Found, offered_ns: int, begun_ns: int, ended_ns: int) -> list[int]:
-    """Return when the task was done, in the form of `messages.TIMES`.
-
-    The service says what its work took; the rest of the request is the way there and the way back,
-    which are taken to be the same. What the frame waited for its turn is put in front of the work,
-    as if it had waited over there.
-    """
-    way_ns = (ended_ns - begun_ns - min(found.compute_ns, ended_ns - begun_ns)) // 2
-    if not found.compute_ns:
-        way_ns = 0
-    end_ns = ended_ns - way_ns
-    start_ns = begun_ns + way_ns
-    return [start_ns, end_ns, found.pid, start_ns - (begun_ns - offered_ns)]
-
-
-def _without_pixels(header: native_header.Header) -> native_header.Header:
-    return header.replace(
-        kind=native_header.KIND_NONE,
-        dtype=0,
-        shape=(),
-        payload_nbytes=0,
-        arena=0,
-        slot=0,
-        generation=0,
-        offset=0,
-    )
+        part, reference = parcel.onward(packed)
+        if self._enter(part):
+            return None
+        if reference is not None:
+            reference.drop()
+        return _Lost("peer_full", "the exchange of this node does not take it back")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vdag.graph import Graph
     from vdag.transport.exchange import Exchange
 
-__all__ = ["Services", "is_service"]
+__all__ = ["SCHEME", "Services", "is_service"]
 
 #: Services that there may be edges to.
 MAX_SERVICES = 64

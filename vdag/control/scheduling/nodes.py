@@ -49,16 +49,13 @@ class Nodes:
         self.version += 1
         return known
 
-    def lose(self, node_addr: str) -> bool:
-        """Forget a node; False if it was not alive."""
-        node = self._alive.pop(node_addr, None)
-        if node is None:
-            return False
+    def lose(self, node_addr: str) -> None:
+        """Forget a live node."""
+        node = self._alive.pop(node_addr)
         self._forget_ip(node)
         del self._seen_ns[node_addr], self._shares[node_addr]
         self._bandwidth.pop(node_addr, None)
         self.version += 1
-        return True
 
     def report(self, event: NodeReported) -> tuple[NodeInfo, NodeInfo] | None:
         """Take in how a live node is; return it before and after if it offers something else."""
