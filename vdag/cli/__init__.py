@@ -17,6 +17,7 @@ from vdag.cli.queries import plan, queries, results, stop, submit
 from vdag.cli.run import INTERRUPTED, run
 from vdag.cli.tasks import tasks
 from vdag.cli.top import top
+from vdag.cli.view import view
 from vdag.errors import VdagError
 
 __all__ = ["main", "node_main"]
@@ -31,7 +32,7 @@ app.command()(run)
 app.command()(tasks)
 app.command()(packages)
 app.command()(doctor)
-for command in (submit, queries, results, plan, stop, top):
+for command in (submit, queries, results, plan, stop, top, view):
     app.command()(command)
 app.add_typer(keys, name="keys")
 

@@ -79,7 +79,7 @@ class Cloud:
             TransportError: it cannot be reached, or falls silent.
         """
         name, data = "message", ""
-        with self._open("GET", path + _query(parameters), None, STREAM_TIMEOUT_S) as reply:
+        with self.open(path, **parameters) as reply:
             try:
                 for line in reply:
                     field, _, value = line.decode().rstrip("\r\n").partition(": ")
@@ -92,6 +92,10 @@ class Cloud:
                         name, data = "message", ""
             except (OSError, http.client.HTTPException, ValueError) as err:
                 raise TransportError(f"{self.url} has fallen silent: {err}") from err
+
+    def open(self, path: str, **parameters: Any) -> Any:
+        """Return the reply to a GET as a file, to be closed; errors as of `get`."""
+        return self._open("GET", path + _query(parameters), None, STREAM_TIMEOUT_S)
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         with self._open(method, path, body, TIMEOUT_S) as reply:

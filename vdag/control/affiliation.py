@@ -23,6 +23,7 @@ from vdag.control.controller import Controller, ControllerSettings
 from vdag.control.membership import draw_session
 from vdag.control.notebook import Notebook
 from vdag.control.records import Retention, Store
+from vdag.control.rest.dispatch import Dispatch
 from vdag.control.scheduler import SchedulerSettings
 from vdag.transport.address import Address
 from vdag.transport.channel import private_folder
@@ -59,7 +60,6 @@ class Affiliation:
     Args:
         config: of the node.
         view: says how the node is now; not called before `join`.
-        dispatch: for nodes that only speak REST and are pushed to; None if there are none.
 
     Attributes:
         store: the records; None without role `cloud`.
@@ -79,7 +79,6 @@ class Affiliation:
         config: Config,
         *,
         view: Callable[[], NodeView],
-        dispatch: Dispatching | None = None,
     ) -> None:
         self._config, self._view = config, view
         self.store: Store | None = None
@@ -89,9 +88,11 @@ class Affiliation:
         with ExitStack() as stack:
             if "cloud" in config.node.all_roles:
                 self.store = stack.enter_context(_open_store(config))
+                dispatch = Dispatch(poll_s=config.cloud.period_s)
                 self.controller = stack.enter_context(
                     _open_controller(config, self.store, dispatch)
                 )
+                stack.enter_context(dispatch).open(self.controller)
             self._address = config.node.controller or _own(self.controller)
             if self._address:
                 self.notebook = Notebook(draw_session())
@@ -195,7 +196,7 @@ def _open_store(config: Config) -> Store:
     return Store(place, retention=retention)
 
 
-def _open_controller(config: Config, store: Store, dispatch: Dispatching | None) -> Controller:
+def _open_controller(config: Config, store: Store, dispatch: Dispatching) -> Controller:
     cloud = config.cloud
     settings = ControllerSettings(
         cloud.channel,

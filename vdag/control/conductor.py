@@ -268,6 +268,12 @@ class Conductor:
         self.take(NodeJoined(now_ns, node))
         return node.node_addr
 
+    def find_again(self, node_addr: str, now_ns: int) -> None:
+        """Take a node back that did not answer and does now; it never joins a second time."""
+        node = self._foreigners.get(node_addr)
+        if node is not None and not self._scheduler.is_alive(node_addr):
+            self.take(NodeJoined(now_ns, node))
+
     def work_of(self, node_addr: str, now_ns: int) -> Jobs:
         """Return what a node that asks for its work is given; it is heard of by that."""
         node = self._foreigners.get(node_addr)

@@ -194,6 +194,14 @@ class Controller:
         """
         self._inbox.tell(lambda now_ns: self._conductor.take(replace(event, now_ns=now_ns)))
 
+    def answers(self, node_addr: str) -> None:
+        """Take note that a node answers again which was said to be lost, by `DispatchFailed`.
+
+        Raises:
+            Saturated: there is too much to do.
+        """
+        self._inbox.tell(lambda now_ns: self._conductor.find_again(node_addr, now_ns))
+
     # The desk: looking.
 
     def query(self, query_id: str) -> QueryView | None:
@@ -266,8 +274,10 @@ class Controller:
         return self._inbox.call(lambda now_ns: self._conductor.prefer(query_id, documents, now_ns))
 
     def join(self, joining: NodeJoining) -> Future[str]:
-        """Register a video of a node of another make."""
-        return self._inbox.call(lambda now_ns: self._conductor.join(joining, now_ns))
+        """Register a video of a node of another make; then `nodes` tells of it."""
+        return self._inbox.call(
+            lambda now_ns: self._conductor.join(joining, now_ns), lambda *_: self._look_around()
+        )
 
     def jobs_for(self, node_addr: str, bandwidth: Mapping[str, float]) -> Future[Jobs]:
         """Return the work of a node that asks for it; see `Desk.jobs_for`."""
@@ -363,6 +373,9 @@ class Controller:
         self._conductor.tick(now_ns)
         self._switchboard.tick(now_ns)
         self._switchboard.flush()
+        self._look_around()
+
+    def _look_around(self) -> None:
         self._known = self._conductor.known_nodes()
 
 

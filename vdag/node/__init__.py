@@ -71,6 +71,8 @@ class Node:
         roles = config.node.all_roles
         with ExitStack() as stack:
             self._sockets = _bind_all(config, stack)
+            # Servers close the sockets they were given, before the rest of the node has ended.
+            self._ports = {name: at.getsockname()[1] for name, at in self._sockets.items()}
             self._address = config.node.address or address_of(_host(config))
             self._worksite: Worksite | None = None
             if roles & {"service", "edge"}:
@@ -95,7 +97,7 @@ class Node:
     @property
     def ports(self) -> Mapping[str, int]:
         """The ports it listens on, by the section of the settings."""
-        return {name: found.getsockname()[1] for name, found in self._sockets.items()}
+        return self._ports
 
     @property
     def node_addr(self) -> str:

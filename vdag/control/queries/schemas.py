@@ -110,10 +110,10 @@ class Constrain(Name, frozen=True, kw_only=True):
 
 
 class Prefer(Name, frozen=True, kw_only=True):
-    """Body of `update_prev_plan`."""
+    """Body of `update_prev_plan`; what is left out stays as it is."""
 
-    video_conf: Document
-    flow_mapping: Document
+    video_conf: Document | None = None
+    flow_mapping: Document | None = None
     resource_limit: Document | None = None
 
 

@@ -185,7 +185,7 @@ class Moves(Steps):
             case.next_number = job.plan_number + 1
             self._enforce(case, case.plan, "node back")
         self._take_up(case, case.plan, event.now_ns)
-        if not case.is_asked:
+        if was_suspended and not case.is_asked:
             self._go_on(case, event.now_ns)
 
     def _reroute(self, case: Case, event: PeerBack) -> None:
