@@ -24,6 +24,8 @@ from vdag.cli.view import record
 from vdag.errors import TransportError, VdagError
 
 TASKS = ("face_detection", "face_alignment")
+#: `vdag-node`, wherever it is installed.
+MAIN = "from vdag.cli import node_main; node_main()"
 START_TIMEOUT_S = 120.0
 #: Of the results, one in so many is printed.
 EVERY = 25
@@ -56,7 +58,7 @@ def daemon(clip: Path, folder: Path) -> Iterator[tuple[Cloud, Cloud, str]]:
         "edge.videos.0.loop": "true",
     }
     flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    process = subprocess.Popen([sys.executable, "-m", "vdag.node", "--role", "all", *flags])
+    process = subprocess.Popen([sys.executable, "-c", MAIN, "--role", "all", *flags])
     try:
         cloud = Cloud(f"http://127.0.0.1:{ports[0]}")
         name = f"127.0.0.1:{ports[2]}"

@@ -10,8 +10,12 @@ from vdag.config import Config
 from vdag.control import job, wire
 from vdag.control.affiliation import Affiliation
 from vdag.control.job_run import Site
-from vdag.control.jobs import JobManager
+from vdag.control.jobs import JobManager, Reporter
 from vdag.control.places import PlacesOfPlans
+from vdag.control.rest.envoy import Envoy, Registration
+from vdag.control.rest.intake import Intake
+from vdag.control.rest.puller import Puller
+from vdag.control.rest.services import Services
 from vdag.errors import ConfigError
 from vdag.node.videos import describe
 from vdag.transport.address import Address
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
     from vdag.node.worksite import Worksite
 
 __all__ = ["Workplace"]
+
+#: A service of another make that takes longer for one frame is not waited for.
+SERVICE_TIMEOUT_S = 10.0
 
 
 class Workplace:
@@ -63,27 +70,52 @@ class Workplace:
             self.jobs: JobManager | None = None
             if "edge" in config.node.all_roles:
                 self.videos = describe(config.edge.videos)
-                if affiliation.notebook is None:
-                    raise ConfigError("a node of role edge needs node.controller")
-                edge = config.edge
-                site = Site(
-                    worksite.exchange,
-                    self.peers,
-                    address,
-                    edge.max_in_flight,
-                    edge.frame_timeout_s,
-                )
-                self.jobs = stack.enter_context(
-                    JobManager(
-                        site,
-                        self._videos,
-                        offered=worksite.offered,
-                        reporter=affiliation.notebook,
-                        max_jobs=edge.max_jobs,
-                    )
-                )
-            self._resolve = PlacesOfPlans(address, affiliation.cluster)
+                self.jobs = self._open_jobs(worksite, affiliation, stack, address)
             self._stack = stack.pop_all()
+
+    def _open_jobs(
+        self, worksite: Worksite, affiliation: Affiliation, stack: ExitStack, address: str
+    ) -> JobManager:
+        """Open the jobs, and what they report to that the affiliation does not have."""
+        edge = self._config.edge
+        reporter: Reporter
+        if edge.query_addr:
+            envoy = stack.enter_context(self._envoy(address))
+            reporter = envoy
+        elif affiliation.notebook is not None:
+            reporter = affiliation.notebook
+        else:
+            raise ConfigError("a node of role edge needs node.controller or edge.query_addr")
+        timeout_s = min(edge.frame_timeout_s, SERVICE_TIMEOUT_S)
+        services = stack.enter_context(Services(worksite.exchange, timeout_s=timeout_s))
+        site = Site(
+            worksite.exchange,
+            self.peers,
+            address,
+            edge.max_in_flight,
+            edge.frame_timeout_s,
+            services,
+        )
+        jobs = stack.enter_context(
+            JobManager(
+                site,
+                self._videos,
+                offered=worksite.offered,
+                reporter=reporter,
+                max_jobs=edge.max_jobs,
+            )
+        )
+        self._resolve = PlacesOfPlans(address, affiliation.cluster, service_port=edge.service_port)
+        if edge.pull:
+            intake = Intake(jobs, self._resolve)
+            stack.enter_context(Puller(envoy, intake, jobs.stop, pull_s=edge.pull_s))
+        return jobs
+
+    def _envoy(self, address: str) -> Envoy:
+        edge = self._config.edge
+        videos = {number: video.type for number, video in self._videos.items()}
+        port = int(self._node_addr.rpartition(":")[2])
+        return Envoy(edge.query_addr, Registration(port, videos, address if edge.pull else ""))
 
     @property
     def landing(self) -> str:
