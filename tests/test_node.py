@@ -98,7 +98,7 @@ def test_systemd_is_told_that_it_serves_lives_and_stops(settings, tmp_path):
         systemd.bind(str(tmp_path / "notify"))
         node = Running(*settings, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000")
         port = node.url.rpartition(":")[2]
-        assert systemd.recv(4096).decode() == f"READY=1\nSTATUS=serving on port {port}"
+        assert systemd.recv(4096).decode() == f"READY=1\nSTATUS=serving service on port {port}"
         assert [systemd.recv(4096) for _ in range(3)] == [b"WATCHDOG=1"] * 3
         node.stop()
         last = systemd.recv(4096)

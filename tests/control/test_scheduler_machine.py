@@ -244,6 +244,9 @@ class Stories(RuleBasedStateMachine):
         alive = {name for name in NODES if self.scheduler.is_alive(name)}
         for query_id in expected - asked:
             assert self.known[query_id].info.node_addr not in alive
+        for known in self.known.values():  # what had no news is looked at again in a period
+            if known.answered_ns is not None and self.now_ns >= known.answered_ns + PERIOD_NS:
+                known.answered_ns = self.now_ns
 
     @rule(is_behind=st.booleans())
     def restart(self, is_behind: bool) -> None:
@@ -378,6 +381,8 @@ class Stories(RuleBasedStateMachine):
         known = self.known[order.query_id]
         assert not known.state.is_final, "what is over stays over"
         known.state, known.suspended = order.state, order.suspended
+        if order.suspended:
+            known.answered_ns = None  # its period begins anew when the host is back
         if order.state.is_final:
             known.open_since_ns = None
 
@@ -444,6 +449,6 @@ class ManyStories(Stories):
 
 
 ManyStories.TestCase.settings = settings(
-    Stories.TestCase.settings, max_examples=600, stateful_step_count=60
+    Stories.TestCase.settings, max_examples=3000, stateful_step_count=60
 )
 TestManyStories = pytest.mark.slow(ManyStories.TestCase)
