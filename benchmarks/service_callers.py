@@ -140,7 +140,11 @@ class _Caller:
         if self._connection is not None and self._connection.is_open:
             self._connection.ask(self, run, request, since_s)
         else:
-            self._task = self._loop.create_task(self._connect(run, request, since_s))
+            self.connect(run, request, since_s)
+
+    def connect(self, run: _Run, request: bytes, since_s: float) -> None:
+        """Open a connection, and ask."""
+        self._task = self._loop.create_task(self._connect(run, request, since_s))
 
     def hang_up(self) -> None:
         """Close the connection."""
@@ -165,10 +169,11 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._run: _Run | None = None
         self.is_open = False
+        self._replies = 0
 
     def ask(self, caller: _Caller, run: _Run, request: bytes, since_s: float) -> None:
         """Send a request."""
-        self._caller, self._run, self._since_s = caller, run, since_s
+        self._caller, self._run, self._since_s, self._request = caller, run, since_s, request
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._transport.write(request)
@@ -187,8 +192,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
-        if self._run is not None:
-            self._run.fail(exc or ConnectionError("hung up instead of a reply"))
+        run, self._run = self._run, None
+        if run is not None and self._replies:
+            # As any client does: the service has hung up on a caller that was idle, just then.
+            self._caller.connect(run, self._request, self._since_s)
+        elif run is not None:
+            run.fail(exc or ConnectionError("hung up instead of a reply"))
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -196,6 +205,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         run, self._run = self._run, None
         assert run is not None
+        self._replies += 1
         if not self._parser.should_keep_alive():
             self.close()
         latency_s = time.perf_counter() - self._since_s

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -11,9 +12,15 @@ from vdag._native import quoted, reference_quoted
 from vdag.errors import ConfigError
 
 
-@pytest.fixture(scope="module", params=[reference_quoted, quoted], ids=["reference", "compiled"])
-def kernel(request: pytest.FixtureRequest) -> ModuleType:
-    return request.param
+@pytest.fixture(scope="module", params=["reference", *quoted._simd_levels()])
+def kernel(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The reference, and the compiled module on each instruction set of this CPU."""
+    if request.param == "reference":
+        yield reference_quoted
+        return
+    quoted._set_simd(request.param)
+    yield quoted
+    quoted._set_simd(None)
 
 
 @settings(deadline=None)
@@ -26,17 +33,16 @@ def test_the_text_of_every_bytes_literal_is_read(kernel, content, before, behind
     assert kernel.read(body, len(before)) == (text.encode(), len(body) - len(behind))
 
 
-hostile = st.lists(
-    st.sampled_from(
-        [b'"', b"\\", b"\\\\", b'\\"', b"\\n", b"\\u0041", b"a", b"\n", b"\x7f", b"\xc3"]
-    )
-)
+PIECES = [b'"', b"\\", b"\\\\", b'\\"', b"\\n", b"\\u0041", b"a", b"\n", b"\x7f", b"\xc3"]
+hostile = st.lists(st.sampled_from(PIECES), max_size=40)
+#: Blocks of 64 that the pieces lie across.
+fillers = st.integers(0, 130).map(lambda count: b"\\\\" * (count // 2) + b"x" * (count % 2))
 
 
 @settings(deadline=None, max_examples=500)
-@given(hostile.map(b"".join))
-def test_what_is_read_is_what_json_says_and_both_agree(kernel, rest):
-    body = b'"' + rest
+@given(st.tuples(fillers, hostile.map(b"".join), fillers, hostile.map(b"".join)))
+def test_what_is_read_is_what_json_says_and_all_agree(kernel, parts):
+    body = b'"' + b"".join(parts)
     found = kernel.read(body, 0)
     assert found == reference_quoted.read(body, 0)
     if found is not None:
@@ -60,3 +66,8 @@ def test_a_start_that_is_no_quote_is_refused(kernel, start):
 
 def test_buffers_are_read_where_they_are(kernel):
     assert kernel.read(memoryview(bytearray(b'xx"a"')), 2) == (b"a", 5)
+
+
+def test_a_level_that_nobody_knows_is_refused():
+    with pytest.raises(ConfigError, match=r"^VDAG_SIMD 'mmx' is not one of plain, neon, avx2, "):
+        quoted._set_simd("mmx")

@@ -1,16 +1,19 @@
 """JSON strings that hold long ASCII text, such as a bytes literal; see `reference_quoted`.
 
-One pass without a branch per character, and without the GIL: of such a text every fourth character
-is a backslash, so that a parser which branches on each mispredicts most of its time.
+Loops are chosen at run time; all give the same results.
 """
 
+import os
+
+from vdag._native.literal_terms import LEVELS
 from vdag._native.quoted_terms import check_start
+from vdag.errors import ConfigError
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint8_t
 
-__all__ = ["read"]
+__all__ = ["read", "simd"]
 
 
 cdef extern from "Python.h":
@@ -18,6 +21,24 @@ cdef extern from "Python.h":
     PyObject *PyBytes_FromStringAndSize(const char *text, Py_ssize_t nbytes) except NULL
     char *PyBytes_AS_STRING(PyObject *bytes_object) noexcept
     int _PyBytes_Resize(PyObject **bytes_object, Py_ssize_t nbytes) except -1
+
+
+cdef extern from "quoted_kernel.h" nogil:
+    ctypedef struct vdag_quoted:
+        const uint8_t *text
+        size_t nbytes
+        uint8_t *out
+        size_t at
+        size_t written
+
+    ctypedef struct vdag_quoted_level:
+        const char *name
+        int (*read)(vdag_quoted *quoted) noexcept nogil
+
+    const vdag_quoted_level *vdag_quoted_find_level(const char *name) noexcept
+
+
+cdef const vdag_quoted_level *level = NULL  # chosen when first needed
 
 
 def read(const uint8_t[::1] text, Py_ssize_t start):
@@ -34,42 +55,58 @@ def read(const uint8_t[::1] text, Py_ssize_t start):
     Raises:
         ConfigError: `start` is not the place of a quote.
     """
-    cdef Py_ssize_t length = text.shape[0], end, written = 0
+    cdef const vdag_quoted_level *chosen = current_level()
+    cdef vdag_quoted quoted
     cdef PyObject *result
-    cdef uint8_t *out
-    check_start(0 <= start < length and text[start] == c'"', start)
-    result = PyBytes_FromStringAndSize(NULL, length - start)
-    out = <uint8_t *>PyBytes_AS_STRING(result)
+    cdef bint is_read
+    check_start(0 <= start < text.shape[0] and text[start] == c'"', start)
+    quoted.text = &text[0]
+    quoted.nbytes = text.shape[0]
+    quoted.at = start + 1
+    quoted.written = 0
+    # Pages that are not written cost nothing.
+    result = PyBytes_FromStringAndSize(NULL, text.shape[0] - start)
+    quoted.out = <uint8_t *>PyBytes_AS_STRING(result)
     try:
         with nogil:
-            end = scan(&text[0], length, start + 1, out, &written)
-        if not end:
+            is_read = chosen.read(&quoted)
+        if not is_read:
             return None
-        _PyBytes_Resize(&result, written)
-        return <bytes>result, end
+        _PyBytes_Resize(&result, quoted.written)
+        return <bytes>result, quoted.at
     finally:
         if result != NULL:
             Py_DECREF(<object>result)
 
 
-cdef Py_ssize_t scan(
-    const uint8_t *text, Py_ssize_t length, Py_ssize_t at, uint8_t *out, Py_ssize_t *written
-) noexcept nogil:
-    """Return the place behind the closing quote, 0 if the string is not one for us."""
-    cdef uint8_t *to = out
-    cdef unsigned int is_escaped = 0, is_strange = 0, is_slash, is_quote
-    cdef uint8_t character
-    while at < length:
-        character = text[at]
-        at += 1
-        is_slash = character == c'\\'
-        is_quote = character == c'"'
-        if is_quote and not is_escaped:
-            written[0] = to - out
-            return 0 if is_strange else at
-        is_strange |= is_escaped & ~(is_slash | is_quote)
-        is_strange |= <unsigned int>(<uint8_t>(character - 32) > 126 - 32)
-        is_escaped = is_slash & ~is_escaped
-        to[0] = character
-        to += 1 - is_escaped  # the backslash that escapes is written over
-    return 0
+cdef const vdag_quoted_level *current_level() except NULL:
+    if level == NULL:
+        _set_simd(os.environ.get("VDAG_SIMD") or None)
+    return level
+
+
+def simd():
+    """Name the instruction set in use: `avx512` or `plain`.
+
+    The best that this CPU has a loop for, and no better than what the environment variable
+    `VDAG_SIMD` names when a function of this module is first called.
+
+    Raises:
+        ConfigError: `VDAG_SIMD` is unknown.
+    """
+    return current_level().name.decode()
+
+
+def _set_simd(name):
+    """Use the best level up to the one of that name, or the best of all for None. For tests."""
+    global level
+    if name is not None and name not in LEVELS:
+        raise ConfigError(f"VDAG_SIMD {name!r} is not one of {', '.join(LEVELS)}")
+    highest = len(LEVELS) if name is None else LEVELS.index(name) + 1
+    best = [usable for usable in LEVELS[:highest] if usable in _simd_levels()].pop()
+    level = vdag_quoted_find_level(best.encode())
+
+
+def _simd_levels():
+    """The levels that this CPU can run, the lowest first. For tests."""
+    return [name for name in LEVELS if vdag_quoted_find_level(name.encode()) != NULL]
