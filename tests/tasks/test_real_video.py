@@ -37,6 +37,19 @@ def test_there_is_exactly_one_face_in_every_frame(faces):
     assert [len(result["face_detection"]["bbox"]) for result in faces] == [1] * 120
 
 
+@pytest.mark.parametrize("model_id", [1, 2])
+def test_smaller_models_find_the_face_where_the_large_one_does(carphone_frames, faces, model_id):
+    batch = [{"image": frame} for frame in carphone_frames[::10]]
+    for found, result in zip(
+        process("face_detection", batch, model_id=model_id), faces[::10], strict=True
+    ):
+        (box,), (expected,) = found["bbox"], result["face_detection"]["bbox"]
+        corners = np.maximum(box[:2], expected[:2]), np.minimum(box[2:], expected[2:])
+        common = np.prod(np.maximum(corners[1] - corners[0], 0))
+        union = np.prod(box[2:] - box[:2]) + np.prod(expected[2:] - expected[:2]) - common
+        assert common / union > 0.5
+
+
 def test_the_head_turns_smoothly(faces):
     steps = np.abs(np.diff(poses(faces), axis=0)).max(axis=0)
     assert (steps < [6, 9, 6]).all()

@@ -31,9 +31,9 @@ BINS = 11
 NANODET_SCORES = tuple(f"PartitionedCall/onnx_tf_prefix_Reshape_{n}" for n in (156, 167, 178))
 NANODET_SIDES = tuple(f"PartitionedCall/onnx_tf_prefix_Reshape_{n}" for n in (159, 170, 181))
 
-#: BlazeFace's anchors: stride in pixels and anchors a cell of each of its two levels.
+#: BlazeFace's input, and its anchors: 2 in each cell of stride 16, 6 in each of stride 32.
 BLAZEFACE_SIZE = 256
-BLAZEFACE_LEVELS = ((16, 2), (32, 6))
+BLAZEFACE_ANCHORS = 896
 
 #: CenterFace's own names of its tensors, and ours.
 CENTERFACE_NAMES = {
@@ -96,33 +96,21 @@ def _rename(writer: GraphWriter, tensor: str, name: str) -> None:
 
 
 def blazeface(sources: Sequence[Path], doc: str) -> onnx.ModelProto:
-    """Convert BlazeFace, join its two levels and add the anchors to what it predicts."""
+    """Convert BlazeFace, and join its two levels; boxes stay relative to the anchors."""
     writer = GraphWriter()
     layers = Lowering(load(sources[0]), writer, size=(BLAZEFACE_SIZE, BLAZEFACE_SIZE))
     logits = [layers.value(name).name for name in ("Identity", "Identity_1")]
     boxes = [layers.value(name).name for name in ("Identity_2", "Identity_3")]
-    anchors = _blazeface_anchors()
-    count = len(anchors)
-    shape = writer.constant(np.array([0, count]), stem="shape")
+    shape = writer.constant(np.array([0, BLAZEFACE_ANCHORS]), stem="shape")
     flat = writer.add("Reshape", [writer.add("Concat", logits, axis=1), shape])
     writer.add("Sigmoid", [flat], name="score")
-    # The second pair is width and height, which no anchor moves.
-    offsets = np.concatenate([anchors, np.zeros_like(anchors), np.tile(anchors, (1, 6))], axis=1)
-    joined = writer.add("Concat", boxes, axis=1)
-    writer.add("Add", [joined, writer.constant(offsets[None], stem="anchors")], name="boxes")
-    outputs = {"score": (FLOAT, ("batch", count)), "boxes": (FLOAT, ("batch", count, 16))}
+    writer.add("Concat", boxes, axis=1, name="boxes")
+    outputs = {
+        "score": (FLOAT, ("batch", BLAZEFACE_ANCHORS)),
+        "boxes": (FLOAT, ("batch", BLAZEFACE_ANCHORS, 16)),
+    }
     inputs = {"images": ("batch", 3, BLAZEFACE_SIZE, BLAZEFACE_SIZE)}
     return writer.model("blazeface", inputs, outputs, doc=doc)
-
-
-def _blazeface_anchors() -> NDArray[np.float32]:
-    """Return the centres of the anchors in pixels, float32 `(896, 2)`, row by row of each level."""
-    levels = []
-    for stride, repeats in BLAZEFACE_LEVELS:
-        centres = (np.arange(BLAZEFACE_SIZE // stride, dtype=np.float32) + 0.5) * stride
-        grid = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
-        levels.append(grid.repeat(repeats, axis=0))
-    return np.concatenate(levels)
 
 
 def facemesh(sources: Sequence[Path], doc: str) -> onnx.ModelProto:

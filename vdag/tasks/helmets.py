@@ -54,7 +54,7 @@ class HelmetDetection:
 
     def warm_up(self, max_batch: int) -> None:
         """Run the model once, so that no frame pays for its first call."""
-        self._model.warm_up(max_batch)
+        self._model.warm_up()
 
     def close(self) -> None:
         """Free the models."""

@@ -27,10 +27,8 @@ __all__ = ["Found", "Model", "choose"]
 MAX_BATCH = 32
 #: Longest side for a user's model of dynamic size whose card gives no limit.
 LARGEST_SIDE = 1280
-#: Width and height of the pictures that a model of dynamic size is warmed up for: most cameras'.
-USUAL_PICTURE = (1920, 1080)
-#: Pictures of the larger batch that a model is warmed up with.
-WARM_BATCH = 2
+#: Width and height of the picture that a model of dynamic size is warmed up with.
+SMALL_PICTURE = (320, 240)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,21 +129,16 @@ class Model:
                 found[index] = item
         return cast("list[Found]", found)
 
-    def warm_up(self, max_batch: int) -> None:
-        """Run the engine on one picture, and on a few at once, all of them zeros.
+    def warm_up(self) -> None:
+        """Run the engine once, on a small picture of zeros: it allocates and compiles at first use.
 
-        Full batches would make a large model late: they cost what they always do, but for memory.
-
-        Args:
-            max_batch: most pictures at once, if the model takes so many.
+        Engines keep the memory of the largest batch that they were ever given, so this one is none.
 
         Raises:
             EngineError: the engine failed.
         """
-        width, height = self._choice.tensor_size(*USUAL_PICTURE)
-        counts = sorted({1, min(max_batch, self.max_batch, WARM_BATCH)})
-        name = self.card.input.name
-        self._engine.warm_up([{name: (count, 3, height, width)} for count in counts])
+        width, height = self._choice.tensor_size(*SMALL_PICTURE)
+        self._engine.warm_up([{self.card.input.name: (1, 3, height, width)}])
 
     def close(self) -> None:
         """Free the engine."""

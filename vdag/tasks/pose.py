@@ -81,7 +81,7 @@ class FaceAlignment:
 
     def warm_up(self, max_batch: int) -> None:
         """Run the model once, so that no frame pays for its first call."""
-        self._model.warm_up(max_batch)
+        self._model.warm_up()
 
     def close(self) -> None:
         """Free the model."""
