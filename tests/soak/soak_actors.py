@@ -3,22 +3,26 @@
     python soak_actors.py nursery FOLDER          fork a producer or the consumer per line of stdin
     python soak_actors.py owner FOLDER NODE       an exchange with its workers
 
-A nursery answers each line, "consumer" or "producer STREAM", with the pid of the child. An owner
-says "ready" when all of its workers serve, and answers each line with a line of JSON: "stats" when
-it has checked its books, "check" when it has checked its memory too, at which nobody may be at
-work; "close" ends it. In FOLDER are the exchange's sockets, the file `ledger`, see `soak_ledger`,
-and the file `arena` with the name of the shared memory.
+A nursery answers each line, "consumer" or "producer STREAM", with the pid of the child, and "bury"
+with 0 when it has collected all that were dead. An owner says the name of its shared memory when
+all of its workers serve, and answers each line with a line of JSON: "stats" when it has checked its
+books, "check" when it has checked its memory too, at which nobody may be at work; "close" ends it.
+In FOLDER are the exchange's sockets, the file `ledger`, see `soak_ledger`, and the file `arena`
+with the name of the shared memory that producers are to use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -40,6 +44,8 @@ WORKERS = 2
 SLOTS = 12
 #: How long a process without anything to do waits before it looks again.
 NAP_S = 0.002
+#: How long a producer waits for a slot before it looks around.
+LOAN_S = 0.02
 READY_S = 60.0
 #: More than the slots let be on their way.
 DEPTH = 1024
@@ -82,7 +88,7 @@ class Producer:
         number = int(self.ledger.words["next"][self.stream])
         seq = number * STREAMS + self.stream
         shape = shape_of(seq)
-        loan = arena.loan(int(np.prod(shape)))
+        loan = arena.loan(int(np.prod(shape)), LOAN_S)
         if loan is None:
             return False
         self.ledger.words["next"][self.stream] = number + 1
@@ -152,14 +158,28 @@ class Consumer:
             self.ledger.note(message.seq, message.reason)
 
 
+def bury(number: int, frame: FrameType | None) -> None:
+    """Collect who has ended, and tell about those that nobody has killed."""
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+            status = os.waitstatus_to_exitcode(found[1])
+            if status != -signal.SIGKILL:
+                print(f"child {found[0]} has ended with {status}", file=sys.stderr, flush=True)
+
+
 def nursery(folder: Path) -> None:
-    """Fork a child per line; the dead are collected by the kernel."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    """Fork a child per line, and bury the dead at once."""
+    signal.signal(signal.SIGCHLD, bury)
     for line in iter(sys.stdin.readline, ""):
         role, *arguments = line.split()
+        if role == "bury":  # a signal just before a read is not noticed before its end
+            bury(signal.SIGCHLD, None)
+            print(0, flush=True)
+            continue
         pid = os.fork()
         if pid == 0:
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             sys.stdin.close()
             if role == "consumer":
                 Consumer(folder).run()
@@ -177,14 +197,12 @@ def own(folder: Path, node: str) -> None:
         Exchange(folder, node=node, classes=classes, poison=poison) as exchange,
         WorkerPool(exchange, modules=[tasks], patience=PATIENCE) as pool,
     ):
-        (folder / "arena.new").write_text(exchange.arena.name)
-        os.replace(folder / "arena.new", folder / "arena")
         for task in TASKS:
             exchange.open_task(task, policy="fifo", limit=64)
             pool.add(task, count=WORKERS)
         for task in TASKS:
             pool.wait_ready(task, READY_S)
-        print("ready", flush=True)
+        print(exchange.arena.name, flush=True)
         for line in iter(sys.stdin.readline, "close\n"):
             if not line:
                 break
@@ -215,6 +233,7 @@ def _report(exchange: Exchange, pool: WorkerPool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()
     if sys.argv[1] == "nursery":
         nursery(Path(sys.argv[2]))
     else:

@@ -28,6 +28,10 @@ TIMEOUT_S = 60.0
 TASKS, WORKERS = ("verify", "verify_again"), 2
 #: Processes that use the shared memory, the owner's own two attachments included.
 ATTACHED = 2 + STREAMS + len(TASKS) * WORKERS
+#: How often an owner dies before it has started.
+STILLBORN = 0.25
+#: As in `soak_tasks`.
+EVIDENCE = "VDAG_SOAK_EVIDENCE"
 
 
 @dataclass
@@ -35,23 +39,32 @@ class Kill:
     """One death.
 
     Attributes:
-        role: of whom.
+        role: of whom; a `newborn` is an owner that has not started yet, and a `worker` may be one.
         stream: of a producer.
-        at_ns: when.
-        up_ns: when its successor was at work, if there was nothing to hope for before that.
+        at_ns: when; it did nothing any more at `dead_ns`.
+        pid: of a worker.
+        up_ns: when an owner's successor had started, or a task that had no worker left had one
+            again; 0 if neither was missing.
         over_ns: when frames of all streams had arrived that were sent after `at_ns` and `up_ns`.
     """
 
     role: str
     stream: int | None
     at_ns: int
+    dead_ns: int = 0
+    pid: int = 0
     up_ns: int = 0
     over_ns: int = 0
 
     @property
     def standstill_s(self) -> float:
-        """How long it took until the streams went on."""
+        """How long it took until the streams went on, once they could."""
         return (self.over_ns - max(self.at_ns, self.up_ns)) / 1e9
+
+    @property
+    def outage_s(self) -> float:
+        """How long it took in all, the start of a successor included."""
+        return (self.over_ns - self.at_ns) / 1e9
 
 
 class Chain:
@@ -83,36 +96,46 @@ class Chain:
         Args:
             role: of whom.
             dice: decides which one.
-            at_once: do not wait until all workers serve, before one of them is killed.
+            at_once: do not wait until all workers serve, before one of them is killed: it may be
+                one that is about to start.
         """
         kill = Kill(role, dice.randrange(STREAMS) if role == "producer" else None, 0)
         if role == "worker":
-            until(lambda: at_once or self._all_serve(self.report()))
-            victims = [pid for pid in self.report()["workers"].values() if pid]
+            until(lambda: self.workers() and (at_once or self._all_serve()))
+            victims = sorted(process.pid for process in self.workers())
             kill.at_ns = time.monotonic_ns()
-            if victims:
-                _end(dice.choice(victims))
+            kill.pid = dice.choice(victims)
+            kill.dead_ns = _end(kill.pid)
         elif role == "owner":
             kill.at_ns = time.monotonic_ns()
+            kill.dead_ns = self._end_owner()
+            while dice.random() < STILLBORN:
+                self._kill_newborn(dice.random() * min(self.startups_s))
             self._replace_owner()
             kill.up_ns = time.monotonic_ns()
         elif kill.stream is None:
             kill.at_ns = time.monotonic_ns()
-            _end(self.consumer)
+            kill.dead_ns = _end(self.consumer)
             self.consumer = self._bear("consumer")
         else:
             kill.at_ns = time.monotonic_ns()
-            _end(self.producers[kill.stream])
+            kill.dead_ns = _end(self.producers[kill.stream])
             self.producers[kill.stream] = self._bear(f"producer {kill.stream}")
         self.kills.append(kill)
 
     def recover(self) -> None:
         """Wait until frames of every stream have arrived that were sent after the last kill."""
         waiting = [kill for kill in self.kills if not kill.over_ns]
-        since_ns = max(max(kill.at_ns, kill.up_ns) for kill in waiting)
+        dead = {kill.pid for kill in waiting if kill.pid}
+        until(lambda: not dead.intersection(self.report()["workers"].values()))
+        up_ns = max(kill.up_ns for kill in waiting)
+        if not self._all_serve(at_least=1):
+            until(lambda: self._all_serve(at_least=1))
+            up_ns = time.monotonic_ns()
+        since_ns = max(up_ns, *(kill.at_ns for kill in waiting))
         until(lambda: self.words["latest_ns"].min() > since_ns)
         for kill in waiting:
-            kill.over_ns = time.monotonic_ns()
+            kill.up_ns, kill.over_ns = up_ns, time.monotonic_ns()
 
     def rest(self) -> None:
         """Stop the producers, and wait until no frame is anywhere and all processes are there."""
@@ -127,6 +150,31 @@ class Chain:
         self.words["pause"] += self.words["pause"] % 2
         since_ns = time.monotonic_ns()
         until(lambda: self.words["latest_ns"].min() > since_ns)
+
+    def children(self) -> set[int]:
+        """Return the pids of the producers and the consumer, the dead ones that are not gone too.
+
+        All have been buried that were dead when this was called.
+        """
+        self._bear("bury")
+        return {process.pid for process in psutil.Process(self.nursery.pid).children()}
+
+    def workers(self) -> list[psutil.Process]:
+        """Return all worker processes, those of a dead owner included.
+
+        They are known by their environment, which they have from the first moment on.
+        """
+        mine = f"{EVIDENCE}={self.evidence}\0".encode()
+        found = []
+        for process in psutil.process_iter():
+            try:
+                environment = Path(f"/proc/{process.pid}/environ").read_bytes()
+                is_worker = mine in environment and "vdag.worker" in process.cmdline()
+            except (OSError, psutil.Error):  # it has ended, or is not ours to see
+                continue
+            if is_worker and _is_alive(process):
+                found.append(process)
+        return found
 
     def close(self) -> None:
         """End all processes; only the owner and the nursery can say how."""
@@ -146,7 +194,7 @@ class Chain:
         environment = {
             "PYTHONPATH": ROOT,
             "OPENBLAS_NUM_THREADS": "1",
-            "VDAG_SOAK_EVIDENCE": str(self.evidence),
+            EVIDENCE: str(self.evidence),
         }
         return subprocess.Popen(
             [*ACTORS, *arguments],
@@ -160,23 +208,35 @@ class Chain:
         start_s = time.monotonic()
         owner = self._start("owner", str(self.folder), self.node)
         assert owner.stdout is not None
-        assert owner.stdout.readline() == "ready\n"
+        self.arena = owner.stdout.readline().strip()
+        assert self.arena, f"the owner has ended with {owner.wait(TIMEOUT_S)}"
         self.words["epoch"] += 1
         self.startups_s.append(time.monotonic() - start_s)
         return owner
 
-    def _replace_owner(self) -> None:
-        """Kill the owner, see its workers go with it, and start another."""
-        family = psutil.Process(self.owner.pid).children(recursive=True)
+    def _end_owner(self) -> int:
+        """Kill the owner, and see its workers go with it, which nobody else tells to."""
         self.owner.kill()
         self.owner.communicate(timeout=TIMEOUT_S)
-        until(lambda: not any(_is_alive(process) for process in family))
+        until(lambda: not self.workers())
+        return time.monotonic_ns()
+
+    def _kill_newborn(self, age_s: float) -> None:
+        """Start an owner, and kill it before it is ready."""
+        self.owner = self._start("owner", str(self.folder), self.node)
+        time.sleep(age_s)
+        self.kills.append(Kill("newborn", None, time.monotonic_ns()))
+        self.kills[-1].dead_ns = self._end_owner()
+
+    def _replace_owner(self) -> None:
         self.owner = self._start_owner()
         self._open()
 
     def _open(self) -> None:
         """Let the producers in when the job has joined: frames that come earlier are strays."""
         until(lambda: self.report()["jobs"] == 1)
+        (self.folder / "arena.new").write_text(self.arena)
+        os.replace(self.folder / "arena.new", self.folder / "arena")
         self.words["open"] = self.words["epoch"]
 
     def _bear(self, line: str) -> int:
@@ -188,11 +248,12 @@ class Chain:
             report["inside"] == 0
             and report["free"]
             and report["attached"] == ATTACHED
-            and self._all_serve(report)
+            and self._all_serve()
         )
 
-    def _all_serve(self, report: dict[str, Any]) -> bool:
-        return bool(report["serving"] == dict.fromkeys(TASKS, WORKERS))
+    def _all_serve(self, at_least: int = WORKERS) -> bool:
+        """Whether so many workers of every task serve."""
+        return bool(min(self.report()["serving"].values()) >= at_least)
 
     def _fence(self) -> None:
         """Send a notice through the exchange, and wait until it came home, behind all others."""
@@ -227,8 +288,9 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _end(pid: int) -> None:
-    """Kill a process that others reap, and wait until it does nothing any more."""
+def _end(pid: int) -> int:
+    """Kill a process that others reap; return when it does nothing any more."""
     process = psutil.Process(pid)
     process.send_signal(signal.SIGKILL)
     until(lambda: not _is_alive(process))
+    return time.monotonic_ns()

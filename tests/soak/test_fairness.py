@@ -87,7 +87,7 @@ class Course:
         spans = defaultdict(list)
         for _ in range(FRAMES):
             found = codec.decode([self.home.recv()])
-            start_ns, end_ns, _ = found.context[messages.TIMES]["pace"]
+            start_ns, end_ns, *_ = found.context[messages.TIMES]["pace"]
             spans[found.context["pace"]["pid"]].append((start_ns, end_ns))
         return {pid: sorted(each) for pid, each in spans.items()}
 
