@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import runpy
+import select
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,12 @@ import numpy as np
 import pytest
 
 import vdag
+from vdag.config import load_config
+from vdag.control.advisers import Advisers
+from vdag.control.events import NodeInfo, PlanProposed, ServiceInfo, VideoInfo
+from vdag.control.instructions import AskPolicy, Question
 from vdag.graph import Edge, Graph
+from vdag.plan import Placement, Plan, VideoConf
 from vdag.tasks import base, signatures
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -161,3 +168,109 @@ def test_a_zone_needs_a_detector_before_it(load: Load):
         Graph.chain("zone_count").check(signatures())
     graph = Graph.chain("car_detection", "zone_count").check(signatures())
     assert graph.producers("zone_count") == ("car_detection",)
+
+
+# --- policy.py ----------------------------------------------------------------------------------
+
+SHARES = {"n_process": 1, "cpu_ratio": 1.0, "mem_ratio": 1.0}
+PLACE = {"node_role": "host", "node_ip": "10.0.0.1", "model_id": 0}
+TIMEOUT_S = 60.0
+
+
+def question(resolution: str = "", delay: float | None = None, wanted: Any = 0.3) -> Question:
+    """What a policy is asked about a query whose node and whose server do both of its tasks."""
+    tasks = ("face_detection", "face_alignment")
+    plan = None
+    if resolution:
+        mapping = {task: Placement("10.0.0.1") for task in tasks}
+        plan = Plan(3, VideoConf(resolution, 10.0), mapping)
+    offers = dict.fromkeys(tasks, SHARES)
+    return Question(
+        "GLOBAL_ID_1",
+        Graph.chain(*tasks).to_dag(),
+        {"host": {"10.0.0.1": offers}, "cloud": {"10.0.0.9": offers}, "edge": {}},
+        {} if delay is None else {"delay": delay, "obj_n": 2.0},
+        {},
+        {"delay": wanted, "accuracy": 0.9},
+        (NodeInfo("10.0.0.1:5001", "10.0.0.1", services=dict.fromkeys(tasks, ServiceInfo())),),
+        video=VideoInfo("people", 1920, 1080, 25.0),
+        previous=plan,
+    )
+
+
+def advised(*questions: Question) -> list[PlanProposed]:
+    """What the example answers in the process that users' policies run in."""
+    name = f"{EXAMPLES / 'policy.py'}:sharpest_in_time"
+    advisers, found = Advisers(start_timeout_s=TIMEOUT_S, timeout_s=TIMEOUT_S), []
+    try:
+        for number, each in enumerate(questions, 1):
+            answers = advisers.ask(AskPolicy(each.job_uid, number, name, each), time.monotonic_ns())
+            while not answers:
+                poller = select.poll()
+                for fd, events in advisers.fds():
+                    poller.register(fd, events)
+                assert poller.poll(TIMEOUT_S * 1e3), "it says nothing"
+                answers = advisers.serve(time.monotonic_ns())
+            (answer,) = answers
+            assert isinstance(answer, PlanProposed), answer
+            found.append(answer)
+    finally:
+        advisers.close()
+    return found
+
+
+def test_a_policy_goes_down_until_results_are_in_time_and_up_when_there_is_room():
+    first, late, fine, early = advised(
+        question(), question("540p", 0.5), question("480p", 0.2), question("480p", 0.05)
+    )
+    assert first.video_conf == {"resolution": "540p", "fps": 10, "encoder": "JPEG"}
+    assert first.flow_mapping == {"face_detection": PLACE, "face_alignment": PLACE}
+    assert [each.video_conf["resolution"] for each in (late, fine, early)] == [
+        "480p", "480p", "540p",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("resolution", "delay", "wanted", "expected"),
+    [
+        ("360p", 9.0, 0.3, "360p"),
+        ("1080p", 0.001, 0.3, "1080p"),
+        ("720p", 0.4, [0.1, 0.3], "540p"),
+        ("720p", 0.4, [0.1, -1], "720p"),
+        ("720p", 0.4, -1, "720p"),
+        ("720p", 0.4, None, "720p"),
+        ("320x200", 0.29, 0.3, "540p"),
+    ],
+    ids=["lowest", "highest", "bounds", "no upper bound", "none", "null", "of another's plan"],
+)
+def test_a_policy_keeps_to_its_steps_and_reads_every_form_of_a_constraint(
+    load: Load, resolution, delay, wanted, expected
+):
+    asked = question(resolution, delay, wanted)
+    conf, _ = load("policy.py")["sharpest_in_time"](
+        asked.job_uid,
+        asked.dag,
+        asked.resource_info,
+        asked.runtime_info,
+        asked.user_constraint,
+        asked.previous,
+    )
+    assert conf["resolution"] == expected
+
+
+def test_a_policy_says_what_nobody_does(load: Load):
+    asked = question()
+    with pytest.raises(LookupError, match=r"^no node does face_detection$"):
+        load("policy.py")["sharpest_in_time"](asked.job_uid, asked.dag, {}, {}, {})
+
+
+# --- node.toml ----------------------------------------------------------------------------------
+
+
+def test_a_node_with_all_roles_can_be_configured_as_shown():
+    config = load_config(EXAMPLES / "node.toml")
+    assert config.node.all_roles == {"cloud", "edge", "service"}
+    assert set(Graph.load(EXAMPLES / "faces.json").tasks) == set(config.service.tasks)
+    for video in config.edge.videos.values():
+        with vdag.open_source(video.path) as source:
+            assert (source.width, source.height) == (640, 480)

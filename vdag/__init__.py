@@ -3,13 +3,13 @@
 # General layout, each line importing only from the lines below it:
 #
 #   cli                     the commands
-#   node  control  config   the daemon; REST, a machine's resources, limits of processes; settings
+#   node  control  config   the daemon; REST, scheduler, records, jobs, limits of workers; settings
 #   pipeline                a graph over a source: by threads, or by worker processes
 #   job       workers       frames out and results home; processes started, watched, replaced
 #   worker                  one process: a task at work on the frames it is handed
 #   sources  sinks  tasks   where frames come from, where results go, what looks at the frames
 #   engines  transport      what runs the models; how frames travel and where they wait
-#   frame graph results     values and rules, without clock, thread or socket
+#   frame graph plan results  values and rules, without clock, thread or socket
 #   _native                 kernels in C and Cython, each with its twin in numpy
 #   errors                  every exception
 #

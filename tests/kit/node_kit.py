@@ -58,9 +58,18 @@ class Caller:
 
 
 class Running:
-    """A `vdag-node`; ended by SIGTERM, after which nothing may be left of it."""
+    """A `vdag-node`; ended by SIGTERM, after which nothing may be left of it.
 
-    def __init__(self, *arguments: str, **variables: str) -> None:
+    Args:
+        arguments: of the command; its service listens on any free port.
+        section: whose address is the last that it logs, and is `url`.
+        variables: of its environment.
+
+    Attributes:
+        urls: where it listens, by the sections of the settings: `service`, `cloud.live` ...
+    """
+
+    def __init__(self, *arguments: str, section: str = "service", **variables: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vt-"))  # short: paths of sockets are
         self.process = subprocess.Popen(
             [sys.executable, "-c", MAIN, "--port", "0", "-v", *arguments],
@@ -70,17 +79,20 @@ class Running:
             text=True,
         )
         self.log: list[str] = []
-        self.url = self._wait_url()
+        self.urls: dict[str, str] = {}
+        self.url = self._wait_url(section)
         # Nobody else reads the pipe: a node that logs enough to fill it would stand still.
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def _wait_url(self) -> str:
+    def _wait_url(self, section: str) -> str:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"service at (http://\S+)", line):
-                return found[1]
+            if found := re.search(r"([a-z.]+) at (http://\S+)", line):
+                self.urls[found[1]] = found[2]
+            if section in self.urls:
+                return self.urls[section]
         raise AssertionError("".join(self.log))
 
     def _read(self) -> None:

@@ -46,8 +46,12 @@ class Cloud:
     """
 
     def __init__(self, url: str, token_file: Path | None = None) -> None:
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+            is_address = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port out of range, half a pair of brackets
+            is_address = False
+        if not is_address:
             raise ConfigError(f"cloud {url!r} is no address, expected http://HOST:PORT")
         self.url = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self._headers = {"content-type": "application/json"}

@@ -18,24 +18,32 @@ __all__ = ["node_main"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 #: Modules that the extra `serve` brings.
-SERVE_MODULES = frozenset({"fastapi", "prometheus_client", "python_multipart", "uvicorn"})
+SERVE_MODULES = frozenset(
+    {
+        "fastapi", "h11", "prometheus_client", "python_multipart", "sqlalchemy", "starlette",
+        "uvicorn", "uvloop",
+    }
+)  # fmt: skip
 
 
 @app.command()
 def node(
     roles: Annotated[
         list[str] | None,
-        typer.Option("--role", help="What the node does: service. May be repeated."),
+        typer.Option(
+            "--role", help="What the node does: cloud, edge, service or all. May be repeated."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="TOML file with the settings.")
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on; beyond loopback with a token.")
+        str | None,
+        typer.Option(help="Address its service listens on; beyond loopback with a token."),
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port of the service.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="Holds the token that callers have to show.")
+        Path | None, typer.Option(help="Holds the token that callers of its service have to show.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -47,7 +55,7 @@ def node(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Run a node: serve tasks on :5500 by worker processes, until SIGTERM or Ctrl-C."""
+    """Run a node until SIGTERM or Ctrl-C: tasks on :5500, jobs on :5001, queries on :5000."""
     if version:
         print(__version__)
         return

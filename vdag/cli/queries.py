@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from vdag.cli.cloud import Cloud, Token, Url
 from vdag.errors import ConfigError
 from vdag.graph import Graph
 
-__all__ = ["outcome", "plan", "queries", "results", "stop", "submit"]
+__all__ = ["console", "outcome", "plan", "queries", "results", "stop", "submit"]
 
 DEFAULT_URL = "http://127.0.0.1:5000"
+#: Columns of a table that nobody looks at.
+WIDE = 240
 #: Ends a stream of results.
 END = "end"
 
@@ -96,7 +99,7 @@ def queries(
                 ),
             )
         )
-    Console().print(table)
+    console().print(table)
 
 
 def results(
@@ -152,12 +155,20 @@ def stop(
     print(reply["msg"])
 
 
+def console() -> Console:
+    """Return a console for tables, which are not folded where a program reads them."""
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE)
+
+
 def outcome(listed: Mapping[str, Any]) -> str:
     """Return the state of a listed query in words."""
     state = str(listed["state_name"])
     if listed["suspended"]:
         state = f"{state}, node away"
-    return f"{state}: {listed['reason']}" if listed["reason"] else state
+    # A fault that is long past is recorded too: it tells something where there is no plan yet.
+    reason = listed["reason"] or (listed["fault"] if listed["plan_number"] is None else "")
+    return f"{state}: {reason}" if reason else state
 
 
 def _stored(cloud: Cloud, query: str, after: int | None) -> Iterator[Mapping[str, Any]]:
@@ -186,23 +197,38 @@ def _print(frame: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(frame, ensure_ascii=False), flush=True)
         return
-    counts = " ".join(f"{name}={n}" for name, n in frame.get("count_result", {}).items())
-    parts = (frame.get("ext_runtime") or {}).get("plan_result", {}).get("delay", {})
-    delays = "  ".join(f"{task} {delay * 1e3:.0f}" for task, delay in parts.items())
+    # Nodes of other makes leave out whatever they do not know.
+    frame_id, delay = frame.get("frame_id"), frame.get("delay")
+    counts = " ".join(f"{name}={n}" for name, n in (frame.get("count_result") or {}).items())
+    delays = ", ".join(f"{task} {s * 1e3:.0f}" for task, s in _task_delays(frame).items())
     print(
-        f"frame {frame.get('frame_id', 0):.0f}  plan {frame.get('plan', '?')}  "
-        f"delay {frame.get('delay', 0) * 1e3:.0f} ms ({delays})  {counts}",
+        f"frame {'?' if frame_id is None else f'{frame_id:.0f}'}  plan {frame.get('plan', '?')}  "
+        f"delay {'?' if delay is None else f'{delay * 1e3:.0f}'} ms ({delays})  {counts}",
         flush=True,
     )
 
 
+def _task_delays(frame: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds that each task took for this frame, waiting and travel included."""
+    infos = (frame.get("ext_runtime") or {}).get("proc_resource_info")
+    if not isinstance(infos, Mapping):
+        return {}
+    seconds = {
+        task: info.get("all_latency") for task, info in infos.items() if isinstance(info, Mapping)
+    }
+    return {task: found for task, found in seconds.items() if isinstance(found, (int, float))}
+
+
 def _read_plan(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except OSError as err:
         raise ConfigError(f"plan {path} cannot be read: {err.strerror}") from err
     except ValueError as err:
         raise ConfigError(f"plan {path} is not JSON: {err}") from err
+    if not isinstance(found, dict):
+        raise ConfigError(f"plan {path} is not an object with video_conf and flow_mapping")
+    return found
 
 
 def _conf(conf: Mapping[str, Any]) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from vdag.cli.cloud import Cloud, Token, Url
-from vdag.cli.queries import DEFAULT_URL, outcome
+from vdag.cli.queries import DEFAULT_URL, console, outcome
 
 __all__ = ["top"]
 
@@ -41,7 +41,8 @@ class _Watch:
         """Return the tables as they are now."""
         nodes = self._cloud.get("/node/get_all_status")["data"]
         queries = self._cloud.get("/query/list", state="live", limit=MAX_SHOWN)["queries"]
-        return Group(_nodes(nodes), Text(), self._jobs(queries))
+        live = {query["query_id"] for query in queries}
+        return Group(_nodes(nodes, live), Text(), self._jobs(queries))
 
     def _jobs(self, queries: list[Mapping[str, Any]]) -> Table:
         table = _table("job", "state", "plan", "fps", "delay", "wanted", "objects", "dropped")
@@ -59,7 +60,7 @@ class _Watch:
                 self._rate(uid),
                 _delay(delay, wanted),
                 "" if wanted is None else f"{wanted} s",
-                "" if "obj_n" not in runtime else f"{runtime['obj_n']:.1f}",
+                f"{objects:.1f}" if _is_number(objects := runtime.get("obj_n")) else "",
                 " ".join(f"{reason} {n}" for reason, n in drops.items()),
             )
             parts = runtime.get("plan_result") or {}
@@ -87,30 +88,30 @@ def top(
     token_file: Token = None,
 ) -> None:
     """Show nodes, jobs and tasks: rates, delays against constraints, frames dropped."""
-    watch = _Watch(Cloud(url, token_file))
-    console = Console()
+    watch, screen = _Watch(Cloud(url, token_file)), console()
     if once:
-        console.print(watch.look())
+        screen.print(watch.look())
         return
-    with Live(watch.look(), console=console, screen=console.is_terminal) as live:
+    with Live(watch.look(), console=screen, screen=screen.is_terminal) as live:
         while True:
             time.sleep(interval)
             live.update(watch.look())
 
 
-def _nodes(nodes: Mapping[str, Mapping[str, Any]]) -> Table:
+def _nodes(nodes: Mapping[str, Mapping[str, Any]], live: Collection[str]) -> Table:
     table = _table("node", "videos", "jobs")
     for address, node in nodes.items():
         videos = ", ".join(f"{key} {video['type']}" for key, video in node["video"].items())
-        _row(table, address, videos, ", ".join(node.get("job_uid_list", ())))
+        jobs = (uid for uid in node.get("job_uid_list", ()) if uid in live)
+        _row(table, address, videos, ", ".join(jobs))
     return table
 
 
-def _delay(delay: float | None, wanted: Any) -> str:
-    if delay is None:
+def _delay(delay: Any, wanted: Any) -> str:
+    if not _is_number(delay):
         return ""
-    high = wanted[-1] if isinstance(wanted, list) else wanted
-    late = isinstance(high, (int, float)) and 0 <= high < delay
+    high = wanted[-1] if isinstance(wanted, list) and wanted else wanted
+    late = _is_number(high) and 0 <= high < delay
     return f"{delay * 1e3:.0f} ms{' late' if late else ''}"
 
 
@@ -118,7 +119,12 @@ def _parts(parts: Mapping[str, Mapping[str, float]], task: str) -> str:
     """Return where the time of a task goes."""
     names = {"transfer": "transfer_delay", "queue": "queue_delay", "compute": "process_delay"}
     found = {short: parts.get(name, {}).get(task) for short, name in names.items()}
-    return ", ".join(f"{k} {v * 1e3:.0f} ms" for k, v in found.items() if v is not None)
+    return ", ".join(f"{k} {v * 1e3:.0f} ms" for k, v in found.items() if _is_number(v))
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Say whether a node has measured it: those of other makes may say anything."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _table(*titles: str) -> Table:
