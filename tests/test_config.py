@@ -133,3 +133,28 @@ def test_packages_are_a_section_of_the_service(tmp_path):
     text = f"[service.packages]\nfolder = 'here'\nenabled = ['{identity}']"
     found = load_config(write(tmp_path, text)).service.packages
     assert (found.folder, found.enabled, found.max_packages) == (Path("here"), (identity,), 64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        ({"edge.query_addr": "cloud"}, "edge.query_addr 'cloud' is not HOST:PORT"),
+        ({"edge.pull": "true"}, "edge.pull needs edge.query_addr"),
+        (
+            {"edge.query_addr": "10.0.0.1:5000", "node.controller": "tcp://10.0.0.1:5010"},
+            "edge.query_addr does not go with node.controller: a node has one cloud",
+        ),
+        (
+            {"edge.query_addr": "10.0.0.1:5000", "node.roles": "['all']"},
+            "edge.query_addr does not go with the role cloud: a node has one cloud",
+        ),
+        (
+            {"cloud.callers": "['10.0.0.1', 'gate']"},
+            "cloud.callers has 'gate', expected an address or a network",
+        ),
+        ({"edge.service_port": "0"}, "edge.service_port is 0, expected 1 to 65535"),
+    ],
+)
+def test_a_cloud_of_another_make_is_named_in_full_and_is_the_only_one(flags, error):
+    with pytest.raises(ConfigError, match=f"^{re.escape(error)}$"):
+        load_config(None, {}, flags)

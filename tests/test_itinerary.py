@@ -15,6 +15,7 @@ from vdag.itinerary import (
     branches,
     lighten,
     luggage,
+    onward,
     plan_itinerary,
 )
 from vdag.tasks import signatures
@@ -176,3 +177,13 @@ def test_pictures_travel_only_to_who_takes_them(field, kept):
     outputs = {"bbox": 1, "faces": 2}
     assert luggage(graph, "faces", outputs) == (outputs if kept else {"bbox": 1})
     assert luggage(graph, "pose", {"image": 3, "prob": 4}) == {"prob": 4}
+
+
+def test_frames_go_on_from_other_nodes_to_other_nodes():
+    graph = graph_of({"pose": ("faces",), "age": ("pose",)}, "faces", "cars", "pose", "age")
+    a, b = "tcp://10.0.0.2:7000", "tcp://10.0.0.3:7000"
+    assert onward(graph, {}) == {}
+    assert onward(graph, {"faces": a, "cars": b}) == {}  # of two branches, and each home from there
+    assert onward(graph, {"faces": a, "pose": a, "age": b}) == {a: {b}}
+    assert onward(graph, {"faces": a, "pose": b, "age": a}) == {a: {b}, b: {a}}
+    assert onward(graph, {"faces": a, "age": b}) == {}  # back here in between

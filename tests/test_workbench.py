@@ -112,6 +112,16 @@ def test_inputs_follow_the_graph_of_their_job(arena):
     assert found[messages.TIMES] == {"second": [answers.start_ns, answers.end_ns, os.getpid()]}
 
 
+def test_an_input_that_the_task_can_do_without_may_be_missing(arena):
+    task = Recorder({"boxes"}, optional={"landmarks"})
+    inputs = {"boxes": "first.bbox", "landmarks": "first.landmarks"}
+    graph = Graph.from_dag({"flow": ["first", "second"], "input": {"second": inputs}})
+    bench_ = bench(arena, task)
+    bench_.learn({"job": json.dumps(graph.to_dag()).encode()})
+    outputs(bench_.work([part(arena, context={"first": {"bbox": [1, 2]}})]).frames[0])
+    assert task.batches == [[{"boxes": [1, 2]}]]
+
+
 def test_without_a_graph_inputs_are_matched_by_name_the_latest_task_first(arena):
     task = Recorder({"seq", "bbox"}, optional={"prob", "labels"})
     context = {

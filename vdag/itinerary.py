@@ -9,8 +9,9 @@ Every route ends at the job's home.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ __all__ = [
     "briefing",
     "lighten",
     "luggage",
+    "onward",
     "plan_itinerary",
 ]
 
@@ -76,6 +78,10 @@ class Itinerary:
         """Whether a task is done by the node that the frames come home to, by its clock."""
         route = self.routes[self.branch_of[task]]
         return Hop(task, self.exchange) in route
+
+    def visits(self, endpoints: Collection[str]) -> bool:
+        """Whether a task is done at one of these."""
+        return any(hop.endpoint in endpoints for route in self.routes for hop in route[:-1])
 
     @property
     def first_tasks(self) -> tuple[str, ...]:
@@ -192,6 +198,22 @@ def luggage(graph: Graph, task: str, outputs: Outputs) -> Outputs:
         edge.field for edges in graph.edges.values() for edge in edges if edge.producer == task
     }
     return {name: value for name, value in outputs.items() if name not in PICTURES - taken}
+
+
+def onward(graph: Graph, placement: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return where frames go on to from other nodes, by address, other than home or back to here.
+
+    Args:
+        graph: a checked graph.
+        placement: task to the address of the other node that does it.
+    """
+    found: dict[str, set[str]] = {}
+    for branch in branches(graph):
+        for task, following in itertools.pairwise(branch):
+            here, there = placement.get(task), placement.get(following)
+            if here is not None and there is not None and here != there:
+                found.setdefault(here, set()).add(there)
+    return found
 
 
 def plan_itinerary(

@@ -163,9 +163,10 @@ class Workbench:
                 if edge.producer == graph.generator
                 else descriptor.context.get(edge.producer, {})
             )
-            if edge.field not in fields:
+            if edge.field in fields:
+                inputs[edge.name] = fields[edge.field]
+            elif edge.name not in self._instance.signature.optional:
                 raise GraphError(f"input {edge.name} of {self._task}: the frame has no {edge}")
-            inputs[edge.name] = fields[edge.field]
         return inputs
 
     def _matched(self, descriptor: Descriptor, generated: Mapping[str, Any]) -> Inputs:

@@ -142,6 +142,22 @@ def test_an_agent_that_failed_says_so(controller, monkeypatch, caplog):
         assert node.agent.fault == "agent failed: ZeroDivisionError('division by zero')"
 
 
+def test_a_job_is_over_for_users_when_all_it_found_is_recorded(
+    controller, node, store, monkeypatch
+):
+    monkeypatch.setattr(agent_module, "BATCH_NBYTES", 1)  # a result in each report
+    query_id = submit(controller)
+    node.jobs.next("plan")
+    until(lambda: controller.query(query_id).state == QueryState.RUNNING)
+    count = 20
+    node.report(query_id, *range(1, count + 1))
+    node.jobs.jobs[query_id] = JobInfo(query_id, 1, QueryState.ENDED, reason="the video is over")
+    node.notebook.report_state(query_id, int(QueryState.ENDED), "the video is over")
+    until(lambda: controller.query(query_id).state == QueryState.ENDED)
+    assert totals(store, query_id) == list(range(1, count + 1))
+    assert controller.query(query_id).reason == "the video is over"
+
+
 def test_a_job_that_fails_later_says_why(controller, node):
     query_id = submit(controller)
     node.jobs.next("plan")

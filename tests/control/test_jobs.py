@@ -238,6 +238,20 @@ def test_a_task_moves_to_another_node_and_back_without_a_frame_lost(manage, host
     assert jobs.infos()[0].drops == {}
 
 
+def test_a_job_waits_no_more_for_a_node_that_is_lost(manage, hosts, desk):
+    jobs = manage(loop=True)
+    jobs.submit("GLOBAL_ID_1", 0, CHAIN, UNBOUND)
+    nobody = "tcp://127.0.0.1:9"
+    jobs.update_plan("GLOBAL_ID_1", plan_of(1), {"darkness": nobody})
+    desk.until(QueryState.READY)
+    # The same plan at another address, as when a node was started anew.
+    jobs.update_plan("GLOBAL_ID_1", plan_of(1), {"darkness": hosts[1].peers.address})
+    jobs.give_up("GLOBAL_ID_1", [nobody])
+    jobs.give_up("unknown", [nobody])
+    assert [frame["n_loop"] for frame in desk.frames(5)] == [1, 2, 3, 4, 5]
+    assert jobs.infos()[0].drops.keys() <= {"unreachable"}
+
+
 def test_a_job_that_is_started_anew_goes_on_counting(manage, desk):
     jobs = manage()
     jobs.submit("GLOBAL_ID_1", 0, CHAIN, UNBOUND, n_loop=41)

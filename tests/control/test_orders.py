@@ -52,6 +52,13 @@ def test_only_the_latest_plan_waits(book):
     assert book.batch() == [wire.SendPlan(4, "a", plan(4))]
 
 
+def test_no_lost_node_is_forgotten_with_the_plan_that_told_of_it(book):
+    a, b = "tcp://10.0.0.2:5020", "tcp://10.0.0.3:5020"
+    book.replan("a", plan(1), {}, {}, (a, b))
+    book.replan("a", plan(2), {"car_detection": b}, {}, ())
+    assert book.batch() == [wire.SendPlan(2, "a", plan(2), {"car_detection": b}, {}, [a])]
+
+
 def test_a_job_that_is_to_be_ended_gets_no_plan(book):
     book.stop("a", "deleted")
     book.replan("a", plan(2), {}, {})

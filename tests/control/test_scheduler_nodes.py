@@ -185,6 +185,27 @@ def test_a_peer_that_is_back_at_another_landing_is_made_known(running):
     assert (sent.plan.number, sent.routes) == (1, {"face_alignment": "tcp://10.0.0.9:6020"})
 
 
+def test_the_host_is_told_whose_frames_will_not_come_home(running):
+    running.tell(NodeLeft, CLOUD)
+    running.tell(PolicyFailed, QUERY, running.rounds[QUERY], "no")
+    sent = running.last(SendPlan)
+    assert (sent.routes, sent.lost) == ({}, (node(CLOUD).landing,))
+
+
+def test_a_plan_that_only_moves_a_task_gives_no_frame_up(running):
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    running.propose(QUERY, mapping(face_detection=HOST, face_alignment=EDGE))
+    sent = running.last(SendPlan)
+    assert (sent.routes, sent.lost) == ({"face_alignment": node(EDGE).landing}, ())
+
+
+@pytest.mark.parametrize(("session", "lost"), [("second", True), (f"first of {CLOUD}", False)])
+def test_frames_of_a_peer_that_was_started_anew_are_given_up(running, session, lost):
+    running.tell(NodeLeft, CLOUD)
+    running.tell(NodeJoined, node(CLOUD, session=session))
+    assert running.last(SendPlan).lost == ((node(CLOUD).landing,) if lost else ())
+
+
 def test_what_nodes_report_is_told_in_questions(running):
     running.tell(NodeReported, EDGE, {"mem_ratio": 0.5}, None, {CLOUD: 1e7})
     running.tell(ConstraintChanged, QUERY, Constraint())

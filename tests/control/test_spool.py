@@ -188,3 +188,51 @@ def test_nothing_is_lost_whatever_comes_is_sent_and_restarted(tmp_path_factory, 
         sent += drain(spool)
         assert sorted(set(sent)) == list(range(made))
         assert spool.stats().dropped == 0
+
+
+def test_it_knows_of_which_jobs_results_wait(tmp_path: Path, small):
+    spool = Spool(tmp_path)
+    for number in range(25):  # in memory, and in segments
+        spool.add(result(number))
+    other = wire.Result("GLOBAL_ID_2", RUN, 1, b"x")
+    spool.add(other)
+    assert spool.has("GLOBAL_ID_1", RUN)
+    assert spool.has("GLOBAL_ID_2", RUN)
+    assert not spool.has("GLOBAL_ID_1", "another run")
+    while batch := spool.batch(BATCH):
+        assert spool.has("GLOBAL_ID_2", RUN)
+        spool.acknowledge(batch)
+    assert not spool.has("GLOBAL_ID_1", RUN)
+    assert not spool.has("GLOBAL_ID_2", RUN)
+
+
+def test_what_an_earlier_run_left_is_not_of_the_jobs_of_this_one(tmp_path: Path):
+    earlier = Spool(tmp_path)
+    earlier.add(result(1))
+    earlier.close()
+    spool = Spool(tmp_path)
+    assert not spool.has("GLOBAL_ID_1", RUN)
+    spool.add(wire.Result("GLOBAL_ID_1", "another run", 1, b"x"))
+    spool.acknowledge(spool.batch(BATCH))
+    assert spool.has("GLOBAL_ID_1", "another run")
+    spool.acknowledge(spool.batch(BATCH))
+    assert not spool.has("GLOBAL_ID_1", "another run")
+
+
+def test_results_that_are_thrown_away_are_waited_for_no_more(tmp_path: Path, small):
+    spool = Spool(tmp_path, limit_nbytes=1)
+    for number in range(40):
+        spool.add(result(number))
+    drain(spool)
+    assert spool.stats().dropped > 0
+    assert not spool.has("GLOBAL_ID_1", RUN)
+
+
+def test_no_job_is_waited_for_because_of_a_broken_segment(tmp_path: Path, small):
+    spool = Spool(tmp_path)
+    for number in range(25):
+        spool.add(result(number))
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"broken")
+    drain(spool)
+    assert not spool.has("GLOBAL_ID_1", RUN)

@@ -336,6 +336,74 @@ def test_a_plan_that_does_not_fit_changes_nothing(post):
         assert [result.plan for result in job] == [1, 1]
 
 
+def test_frames_at_a_node_that_is_lost_are_given_up_and_the_next_go_elsewhere(post):
+    there = "tcp://10.0.0.2:7000"
+    seen = []
+
+    def script(post):
+        post.take(2)  # as many as may be under way; they never come home
+        job.replan(2)
+        job.give_up({there})
+        for _ in range(2):
+            (descriptor,) = post.take()
+            seen.append((descriptor.header.seq, descriptor.header.plan, descriptor.here.endpoint))
+            post.bring(descriptor)
+
+    with (
+        job_of(
+            post, pictures(4), alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
+            max_in_flight=2,
+        ) as job,
+        post.playing(script),
+    ):  # fmt: skip
+        assert [(result.seq, result.plan) for result in job] == [(2, 2), (3, 2)]
+        assert job.stats().frames.dropped == {"unreachable": 2}
+    # Those that had not left did so under the new plan, for the source is the same.
+    assert seen == [(2, 2, post.address), (3, 2, post.address)]
+
+
+def test_frames_that_would_still_go_to_a_lost_node_are_given_up_too(post):
+    there = "tcp://10.0.0.2:7000"
+
+    def script(post):
+        post.take(1)
+        job.replan(2, prepare=lambda: None)  # the source changes: what was read stays as it is
+        job.give_up({there})
+        post.bring(*post.take())
+
+    with (
+        job_of(
+            post, pictures(4), alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
+            max_in_flight=1,
+        ) as job,
+        post.playing(script),
+    ):  # fmt: skip
+        found = [(result.seq, result.plan) for result in job]
+        dropped = job.stats().frames.dropped
+    assert found == [(3, 2)]
+    assert dropped == {"unreachable": 3}
+
+
+def test_frames_go_to_a_node_that_is_back_and_are_not_waited_for_from_before(post):
+    there = "tcp://10.0.0.2:7000"
+
+    def script(post):
+        post.take(1)
+        job.give_up({there}, back={there})
+        for descriptor in [*post.take(1)]:
+            post.bring(descriptor)
+
+    with (
+        job_of(
+            post, pictures(2), alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
+            max_in_flight=1,
+        ) as job,
+        post.playing(script),
+    ):  # fmt: skip
+        assert [result.seq for result in job] == [1]
+        assert job.stats().frames.dropped == {"unreachable": 1}
+
+
 def test_branches_travel_apart_and_are_joined(post):
     def script(post):
         taken = post.take(6)

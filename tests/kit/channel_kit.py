@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,6 +85,9 @@ class NotedJobs:
     ) -> None:
         self.jobs[job_uid] = JobInfo(job_uid, plan.number, QueryState.RUNNING)
         self.calls.put(("plan", job_uid, plan, dict(routes), dict(names)))
+
+    def give_up(self, job_uid: str, landings: Collection[str]) -> None:
+        self.calls.put(("give_up", job_uid, list(landings)))
 
     def stop(self, job_uid: str, reason: str) -> None:
         self.jobs.pop(job_uid, None)

@@ -1,16 +1,23 @@
-"""Hosts in network namespaces, joined by a bridge, and processes on them."""
+"""Hosts in network namespaces, joined by a bridge, and processes on them.
+
+`Loopback` is what needs no rights: addresses of this host, which stand for others.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 TIMEOUT_S = 60.0
+CLONE_NEWNET = 0x40000000
 
 
 def ip(*arguments: str) -> str:
@@ -79,7 +86,44 @@ class Hosts:
             finally:
                 process.kill()
 
+    def connect(self, side: int, host: str, port: int, timeout_s: float) -> socket.socket:
+        """Return a connection of this process that goes out from one of the hosts."""
+        # A thread that has moved cannot be used for anything else: it ends with the connection.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self._dial, side, host, port, timeout_s).result()
+
+    def _dial(self, side: int, host: str, port: int, timeout_s: float) -> socket.socket:
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open(f"/run/netns/{self._names[side]}") as namespace:
+            if libc.setns(namespace.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        return socket.create_connection((host, port), timeout_s)
+
     def close(self) -> None:
         for name in (*self._names, self._middle):
             with contextlib.suppress(subprocess.CalledProcessError):
                 ip("netns", "del", name)
+
+
+class Loopback:
+    """So many addresses of this host, in place of `Hosts`; nothing can be cut.
+
+    Attributes:
+        addresses: of them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.addresses = [f"127.0.77.{side + 1}" for side in range(count)]
+
+    @contextmanager
+    def process(self, side: int, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """Run something; it is killed at the end."""
+        with subprocess.Popen(command, text=True, **options) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def connect(self, side: int, host: str, port: int, timeout_s: float) -> socket.socket:
+        """Return a connection that goes out from one of the addresses."""
+        return socket.create_connection((host, port), timeout_s, (self.addresses[side], 0))

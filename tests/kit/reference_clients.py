@@ -8,7 +8,9 @@ here runs by a clock.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,8 +32,9 @@ class Broken(AssertionError):
 class Server:
     """An HTTP server that hands each request to a function, and notes all of them."""
 
-    def __init__(self, handle: Handler) -> None:
+    def __init__(self, handle: Handler, host: str = "127.0.0.1") -> None:
         self.requests: list[tuple[str, str, Any]] = []
+        self._connections: list[socket.socket] = []
         outer = self
 
         class Answering(BaseHTTPRequestHandler):
@@ -63,7 +66,14 @@ class Server:
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
 
-        self._server = Quiet(("127.0.0.1", 0), Answering)
+            def process_request(self, request: Any, client_address: Any) -> None:
+                outer._connections.append(request)
+                super().process_request(request, client_address)
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # the caller has left
+
+        self._server = Quiet((host, 0), Answering)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.01,), name="vdag-test-reference"
@@ -74,6 +84,9 @@ class Server:
         self._server.shutdown()
         self._thread.join(WAIT_S)
         self._server.server_close()
+        for connection in self._connections:  # a process that ends has none left either
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Node:
@@ -298,6 +311,13 @@ class OldCloud:
                 raise Broken(f"videos {wanted} have not joined: {self.videos}")
             return found()[0]
 
+    def restart(self) -> None:
+        """Forget everything, as when it is started anew: it keeps nothing."""
+        with self._changed:
+            for known in (self.videos, self.results, self.runtimes, self._new, self._plans):
+                known.clear()
+            self._count = 0
+
     def submit(
         self, node_addr: str, video_id: int, pipeline: Sequence[str], constraint: Document,
         *, pull: bool = False,
@@ -372,6 +392,11 @@ class OldCloud:
                 self.videos.setdefault(node_addr, {})[body["video_id"]] = body["video_type"]
                 text = "joined one video to query_manager"
                 return 200, {"msg": text, "node_addr": node_addr, "status": 0}
+            if path == "/node/get_video_info":
+                return 200, {
+                    node_addr: {str(number): {"type": words} for number, words in videos.items()}
+                    for node_addr, videos in self.videos.items()
+                }
             if path == "/query/sync_result":
                 result = body["job_result"]
                 assert result.keys() <= {"appended_result", "latest_result"}

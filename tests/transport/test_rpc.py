@@ -171,13 +171,13 @@ def test_a_question_that_is_not_answered_in_time_is_given_up_with_its_connection
 ):
     before = requester.socket
     requester.ask(b"lost", now_ns=1_000, timeout_s=2.0)
+    late = hear(replier)  # before the socket goes, with what has not left it
     assert requester.due_ns(1_000) == 2_000_001_000
     assert not requester.expire(2_000_000_999)
     assert requester.expire(2_000_001_000)
     assert (requester.is_waiting, requester.failures) == (False, 1)
     assert before.closed
     assert requester.socket is not before
-    late = hear(replier)
 
     due_ns = requester.due_ns(2_000_001_000)
     assert due_ns is not None

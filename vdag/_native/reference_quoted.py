@@ -16,7 +16,7 @@ from vdag._native.quoted_terms import check_start
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["read"]
+__all__ = ["read", "simd"]
 
 _STRING = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\])*)"')
 _ESCAPE = re.compile(rb"\\(.)")
@@ -40,3 +40,8 @@ def read(text: Buffer, start: int) -> tuple[bytes, int] | None:
     check_start(0 <= start < len(view) and view[start] == ord('"'), start)
     found = _STRING.match(view, start)
     return None if found is None else (_ESCAPE.sub(rb"\1", found[1]), found.end())
+
+
+def simd() -> str:
+    """Name what runs here: `python`."""
+    return "python"

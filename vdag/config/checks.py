@@ -21,6 +21,8 @@ _Door = TypeVar("_Door", ServiceConfig, EdgeConfig, CloudConfig)
 MAX_TOKEN_NBYTES = 256
 #: What a header can carry: visible characters.
 TOKEN = re.compile(rb"[!-~]{16,256}")
+#: Where a program of the first system listens.
+PLACE = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,255}:[0-9]{1,5}")
 #: What a node may do; `all` is the others together.
 ROLES = frozenset({"all", "cloud", "edge", "service"})
 #: How a package is named in the settings: what it is called, and the hash of what is in it.
@@ -48,6 +50,8 @@ EDGE_RANGES: Mapping[str, tuple[float, float]] = {
     "max_jobs": (1, 1024),
     "max_in_flight": (1, 64),
     "frame_timeout_s": (0.1, 3600.0),
+    "pull_s": (0.02, 3600.0),
+    "service_port": (1, 65535),
 }
 CLOUD_RANGES: Mapping[str, tuple[float, float]] = {
     "port": (0, 65535),
@@ -62,6 +66,7 @@ CLOUD_RANGES: Mapping[str, tuple[float, float]] = {
     "node_timeout_s": (0.5, 3600.0),
     "report_s": (0.02, 60.0),
     "hold_s": (0.02, 60.0),
+    "service_port": (1, 65535),
 }
 VIDEO_RANGES: Mapping[str, tuple[float, float]] = {"fps": (0.0, 1000.0)}
 PACKAGES_RANGES: Mapping[str, tuple[float, float]] = {
@@ -84,6 +89,9 @@ def checked(config: Config) -> Config:
         raise ConfigError(f"node.roles has {min(unknown)!r}, expected {', '.join(sorted(ROLES))}")
     if not config.node.roles:
         raise ConfigError("node.roles is empty")
+    if config.edge.query_addr and (config.node.controller or "cloud" in config.node.all_roles):
+        other = "node.controller" if config.node.controller else "the role cloud"
+        raise ConfigError(f"edge.query_addr does not go with {other}: a node has one cloud")
     return replace(
         config,
         service=_with_token(config.service, "service."),
@@ -105,6 +113,10 @@ def _check_service(service: ServiceConfig) -> None:
 
 def _check_edge(edge: EdgeConfig) -> None:
     _check_ranges(edge, EDGE_RANGES, "edge.")
+    if edge.query_addr and not PLACE.fullmatch(edge.query_addr):
+        raise ConfigError(f"edge.query_addr {edge.query_addr[:300]!r} is not HOST:PORT")
+    if edge.pull and not edge.query_addr:
+        raise ConfigError("edge.pull needs edge.query_addr")
     for name, video in edge.videos.items():
         if not name.isdecimal() or len(name) > 9:
             raise ConfigError(f"edge.videos has {name[:80]!r}, expected numbers of videos")
@@ -119,6 +131,13 @@ def _with_token(section: _Door, place: str) -> _Door:
         section = replace(section, token=read_token(section.token_file))
     if section.token and not TOKEN.fullmatch(section.token.encode()):
         raise ConfigError(f"{place}token is not 16 to 256 visible characters")
+    for caller in section.callers:
+        try:
+            ipaddress.ip_network(caller, strict=False)
+        except ValueError as err:
+            raise ConfigError(
+                f"{place}callers has {caller[:80]!r}, expected an address or a network"
+            ) from err
     if not is_loopback(section.host) and not section.token:
         raise ConfigError(
             f"{place}host {section.host} is beyond loopback: set {place}token_file, so that "

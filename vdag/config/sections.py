@@ -85,6 +85,7 @@ class ServiceConfig:
         port: 0 for any free one.
         token: callers must show it as `Authorization: Bearer <token>`; empty for none.
         token_file: holds the token in its first line; only its owner may read it.
+        callers: addresses and networks of programs that cannot show a token, and need not.
         tasks: by name, in the order they are listed.
         modules: Python files that register tasks of the operator's own.
         packages: tasks that callers upload and the operator enables.
@@ -103,6 +104,7 @@ class ServiceConfig:
     port: int = 5500
     token: str = field(default="", repr=False)
     token_file: Path | None = None
+    callers: tuple[str, ...] = ()
     tasks: Mapping[str, TaskConfig] = field(
         default_factory=lambda: {task: TaskConfig() for task in TASKS}
     )
@@ -150,12 +152,19 @@ class EdgeConfig:
         port: 0 for any free one.
         token: callers must show it as `Authorization: Bearer <token>`; empty for none.
         token_file: holds the token in its first line; only its owner may read it.
+        callers: addresses and networks of programs that cannot show a token, and need not.
         cors: answer browsers of any origin, as the documents do.
         videos: by their ids, which are numbers.
         max_jobs: that may be at work at a time.
         max_in_flight: frames of one job that are under way at a time.
         frame_timeout_s: a frame without a result by then is given up.
         live_port: of the side channel, which shows what jobs see; 0 for any free one.
+        query_addr: `HOST:PORT` of a query manager that speaks only the documented REST, for a node
+            without a controller; empty for none.
+        pull: ask that query manager for jobs and plans, as later versions want it, instead of
+            waiting for them to be posted.
+        pull_s: between two questions.
+        service_port: where nodes that are known only by their address do tasks.
     """
 
     host: str = "127.0.0.1"
@@ -163,11 +172,16 @@ class EdgeConfig:
     live_port: int = 5101
     token: str = field(default="", repr=False)
     token_file: Path | None = None
+    callers: tuple[str, ...] = ()
     cors: bool = True
     videos: Mapping[str, VideoConfig] = field(default_factory=dict)
     max_jobs: int = 64
     max_in_flight: int = 8
     frame_timeout_s: float = 30.0
+    query_addr: str = ""
+    pull: bool = False
+    pull_s: float = 4.0
+    service_port: int = 5500
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,7 @@ class CloudConfig:
         port: 0 for any free one.
         token: callers must show it as `Authorization: Bearer <token>`; empty for none.
         token_file: holds the token in its first line; only its owner may read it.
+        callers: addresses and networks of programs that cannot show a token, and need not.
         cors: answer browsers of any origin, as the documents do.
         database: path of an SQLite file, or a URL of SQLAlchemy; empty for a file of the node's.
         results_kept: of each query, the newest.
@@ -193,6 +208,7 @@ class CloudConfig:
         node_timeout_s: a node that is silent for longer is away.
         report_s: how often nodes report.
         hold_s: how long their question for orders is held back.
+        service_port: where nodes that speak only the documented REST do tasks.
         live_port: of the side channel, which passes on what nodes show; 0 for any free one.
         node_live_port: of the nodes' side channels.
     """
@@ -203,6 +219,7 @@ class CloudConfig:
     node_live_port: int = 5101
     token: str = field(default="", repr=False)
     token_file: Path | None = None
+    callers: tuple[str, ...] = ()
     cors: bool = True
     database: str = ""
     results_kept: int = 1000
@@ -217,6 +234,7 @@ class CloudConfig:
     node_timeout_s: float = 2.5
     report_s: float = 0.5
     hold_s: float = 1.0
+    service_port: int = 5500
 
 
 @dataclass(frozen=True, slots=True)

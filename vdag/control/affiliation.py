@@ -205,5 +205,6 @@ def _open_controller(config: Config, store: Store, dispatch: Dispatching) -> Con
         SchedulerSettings(period_s=cloud.period_s, node_timeout_s=cloud.node_timeout_s),
         cloud.report_s,
         cloud.hold_s,
+        cloud.service_port,
     )
     return Controller(store, settings, keys=_keys(config, cloud.channel), dispatch=dispatch)

@@ -28,6 +28,7 @@ from vdag.control import wire
 from vdag.control.agent_values import AgentStats, Profile
 from vdag.control.cluster import Hearsay, NodeView, offers_of, state_of
 from vdag.control.errands import Errands
+from vdag.control.events import QueryState
 from vdag.control.notebook import Notebook
 from vdag.control.spool import Spool
 from vdag.errors import ConfigError, FrameFormatError, VdagError
@@ -107,7 +108,7 @@ class Agent:
         self._joins = self._reports = self._failures = self._results = self._round_trip_ns = 0
         self._spool = Spool(spool)
         self._spool_stats = self._spool.stats()
-        self._closing = False
+        self._closing = self._has_late_ends = False
         self._fault: BaseException | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
@@ -241,7 +242,7 @@ class Agent:
             profile.landing,
             dict(profile.videos),
             offers_of(view),
-            self._notebook.works(self._infos()),
+            self._works(self._infos()),
             state_of(view),
         )
         self._report_line.ask(wire.encode(self._said), now_ns=now_ns, timeout_s=ANSWER_TIMEOUT_S)
@@ -272,7 +273,7 @@ class Agent:
     def _compose(self) -> wire.Report:
         self._number += 1
         view, infos = self._view(), self._infos()
-        works = self._notebook.works(infos)
+        works = self._works(infos)
         self._notebook.keep_only(work.job_uid for work in works)
         jobs, taken = self._notebook.changed(works)
         plans = {work.job_uid: work.plan for work in works}
@@ -297,6 +298,27 @@ class Agent:
             bandwidth=dict(self._bandwidth()),
             results=self._spool.batch(BATCH_NBYTES),
         )
+
+    def _works(self, infos: tuple[JobInfo, ...]) -> list[wire.Work]:
+        """Return how the jobs are, as the controller may know it.
+
+        A job is over when all it has found is recorded: who follows its results stops then.
+        """
+        # Looked at after the jobs: a job that is over notes nothing more.
+        for result in self._notebook.take_results():
+            self._spool.add(result)
+        works = self._notebook.works(infos)
+        late = {
+            work.job_uid
+            for work in works
+            if QueryState(work.state).is_final and self._spool.has(work.job_uid, self._notebook.run)
+        }
+        self._has_late_ends = bool(late)
+        as_running = {"state": int(QueryState.RUNNING), "reason": ""}
+        return [
+            msgspec.structs.replace(work, **as_running) if work.job_uid in late else work
+            for work in works
+        ]
 
     def _infos(self) -> tuple[JobInfo, ...]:
         return () if self._jobs is None else self._jobs.infos()
@@ -341,7 +363,8 @@ class Agent:
         if message.is_stored:
             self._results += len(report.results)
             self._spool.acknowledge(report.results)
-            self._next_ns = self._next_ns if self._spool.is_empty else 0
+            if self._has_late_ends or not self._spool.is_empty:
+                self._next_ns = 0
         self._spool_stats = self._spool.stats()
         self._reports += 1
         self._round_trip_ns = max(round_trip_ns, 0)

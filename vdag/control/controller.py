@@ -76,6 +76,7 @@ class ControllerSettings:
         scheduler: its times.
         report_s: how often nodes are to report.
         hold_s: how long their question for orders is held back.
+        service_port: where nodes that speak only the documented REST do tasks.
     """
 
     channel: str = "tcp://127.0.0.1:5010"
@@ -84,6 +85,7 @@ class ControllerSettings:
     scheduler: SchedulerSettings = SchedulerSettings()  # noqa: RUF009 - it is frozen
     report_s: float = 0.5
     hold_s: float = 1.0
+    service_port: int = 5500
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ class Controller:
         self._members, self._register = Membership(), Register()
         self._recorder = Recorder(store)
         self._advisers = Advisers()
-        foreigners = Foreigners()
+        foreigners = Foreigners(settings.service_port)
         self._conductor = Conductor(
             settings.scheduler,
             self._members,

@@ -60,7 +60,7 @@ class Delivery:
             member.orders.stop(order.query_id, order.reason)
         elif isinstance(order, SendPlan):
             names = self._names(order.routes)
-            member.orders.replan(order.query_id, order.plan, order.routes, names)
+            member.orders.replan(order.query_id, order.plan, order.routes, names, order.lost)
         else:
             member.orders.start(_start_order(order, self._names(order.routes)))
 

@@ -73,3 +73,5 @@ class Errands:
             self._jobs.submit(order.job_uid, order.video_id, graph, constraint)
         if order.plan is not None:
             self._jobs.update_plan(order.job_uid, order.plan, order.routes, order.names)
+        if isinstance(order, wire.SendPlan) and order.lost:
+            self._jobs.give_up(order.job_uid, order.lost)

@@ -134,7 +134,8 @@ class NodeInfo:
         videos: by their number.
         services: by task. A node that speaks only the documented REST does not say what it
             offers; with no services at all it is taken to offer every task.
-        landing: address that frames from other nodes are sent to; empty if it takes none.
+        landing: address that frames from other nodes are sent to; empty if it takes none. Of a node
+            that speaks only the documented REST `http://ip:port` of its service.
         session: drawn by the node's daemon when it starts; another one is another process.
         jobs: what it runs right now.
         resources: the documents' `device_state`, as far as it knows it already.

@@ -23,11 +23,15 @@ MAX_VIDEOS = 1_024
 class Foreigners:
     """See above; for one thread.
 
+    Args:
+        service_port: where they do tasks, by `/execute_task`: what they have in place of a landing.
+
     Attributes:
         version: rises with every change of the nodes or their videos.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, service_port: int = 5500) -> None:
+        self._service_port = service_port
         self.version = 0
         self._nodes: dict[str, NodeInfo] = {}
         self._given: dict[str, set[str]] = {}
@@ -55,7 +59,8 @@ class Foreigners:
         videos[joining.video_id] = VideoInfo(joining.video_type)
         if len(videos) > MAX_VIDEOS:
             raise ConfigError(f"{len(videos)} videos of {node_addr} exceed {MAX_VIDEOS}")
-        node = NodeInfo(node_addr, ip, "edge", "", joining.dialect, videos)
+        landing = f"http://{host}:{self._service_port}"
+        node = NodeInfo(node_addr, ip, "edge", "", joining.dialect, videos, landing=landing)
         self._nodes[node_addr] = node if before is None else replace(before, videos=videos)
         self.version += 1
         return self._nodes[node_addr]

@@ -101,12 +101,14 @@ class SendPlan:
         query_id: the job.
         plan: its number is larger than that of any plan sent before, unless it is that plan again.
         routes: as of `StartJob`.
+        lost: landings of nodes in the routes sent before that are gone: no frame comes back.
     """
 
     node_addr: str
     query_id: str
     plan: Plan
     routes: Mapping[str, str]
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -24,7 +24,7 @@ from vdag.control.rest.services import is_service
 from vdag.control.sniffer import Sighting, Sniffer
 from vdag.errors import ConfigError, VdagError
 from vdag.graph import Graph
-from vdag.itinerary import briefing, lighten
+from vdag.itinerary import briefing, lighten, onward
 from vdag.job import Job
 from vdag.plan import Plan, VideoConf
 from vdag.results import Result
@@ -127,6 +127,7 @@ class JobRun:
         self.live = LiveView()
         self._job: Job | None = None
         self._source: SingleFrameGenerator | None = None
+        self._taken_as: tuple[float, str] | None = None  # rate and size the source was told last
         self._stopping: str | None = None
         self._state, self._reason = QueryState.UNSCHEDULED, ""
         self._drops: Mapping[str, int] = {}
@@ -161,13 +162,17 @@ class JobRun:
         self._thread.start()
 
     def update_plan(self, plan: Plan, routes: Mapping[str, str], names: Mapping[str, str]) -> None:
-        """Go on under another plan, from the next frame on; one that is not newer is passed over.
+        """Go on under another plan, from the next frame on; an older one is passed over.
+
+        So is the present one, unless a node of it is to be reached elsewhere now.
 
         Raises:
             ConfigError: another node cannot be reached; the plan before stays.
         """
         with self._lock:
-            if plan.number <= self.plan.number or self.is_over:
+            present = self.plan.number
+            is_old = plan.number < present or (plan.number == present and routes == self._routes)
+            if is_old or self.is_over:
                 return
             self._visit(plan, routes, names)
             self._plans[plan.number] = plan
@@ -176,6 +181,13 @@ class JobRun:
             self._routes = dict(routes)
             if self._job is not None:
                 self._replan(self._job, plan)
+        logger.info("job %s follows plan %d", self._uid, plan.number)
+
+    def give_up(self, landings: Collection[str]) -> None:
+        """Wait no more for the frames that have tasks on nodes which are lost."""
+        with self._lock:
+            if self._job is not None:
+                self._job.give_up(landings, frozenset(self._routes.values()))
 
     def describe(self, reader: Reader) -> dict[str, Any]:
         """Return the run-time context since this reader's last call."""
@@ -222,7 +234,9 @@ class JobRun:
         if endpoints and services is not None:
             services.visit(self._uid, lighten(self._graph), endpoints, self._policy)
         if lanes and peers is not None:
-            peers.visit(self._uid, briefing(self._graph), lanes, names)
+            ours = {task: address for task, address in routes.items() if address in lanes}
+            ways = onward(self._graph, ours)
+            peers.visit(self._uid, briefing(self._graph), lanes, names, ways)
 
     @property
     def _policy(self) -> Literal["block", "latest"]:
@@ -265,6 +279,7 @@ class JobRun:
 
     def _open(self) -> SingleFrameGenerator:
         video, conf = self._video, self.plan.video_conf
+        self._taken_as = (conf.fps, conf.resolution)
         return SingleFrameGenerator(
             video.path,
             fps=conf.fps,
@@ -309,11 +324,13 @@ class JobRun:
         """Give the job a plan; under the lock."""
         source, conf = self._source, plan.video_conf
         assert source is not None, "it is set before the job"
-        job.replan(
-            plan.number,
-            self._routes,
-            lambda: source.reconfigure(fps=conf.fps, resolution=conf.resolution),
-        )
+        before, self._taken_as = self._taken_as, (conf.fps, conf.resolution)
+
+        def reconfigure() -> None:
+            source.reconfigure(fps=conf.fps, resolution=conf.resolution)
+
+        prepare = None if self._taken_as == before else reconfigure
+        job.replan(plan.number, self._routes, prepare)
 
     def _take(self, result: Result) -> None:
         """Report a frame."""

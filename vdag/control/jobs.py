@@ -99,6 +99,12 @@ class Jobs(Protocol):
             PlanError: the plan places a task here that this node does not offer.
         """
 
+    def give_up(self, job_uid: str, landings: Collection[str]) -> None:
+        """Wait no more for frames that have tasks on nodes which are lost; the next plan is there.
+
+        Harmless if there is no such job.
+        """
+
     def stop(self, job_uid: str, reason: str) -> None:
         """End a job; harmless if there is none."""
 
@@ -236,6 +242,14 @@ class JobManager:
         with self._lock:
             run = self._find(job_uid).run
         return {} if run is None else run.describe("asked")
+
+    def give_up(self, job_uid: str, landings: Collection[str]) -> None:
+        """See `Jobs.give_up`."""
+        with self._lock:
+            job = self._jobs.get(job_uid)
+            run = None if job is None else job.run
+        if run is not None:
+            run.give_up(landings)
 
     def stop(self, job_uid: str, reason: str) -> None:
         """See `Jobs.stop`."""

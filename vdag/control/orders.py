@@ -7,7 +7,7 @@ how things stand, not how they came about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -46,7 +46,12 @@ class OrderBook:
         self._put(msgspec.structs.replace(job, number=self._last + 1))
 
     def replan(
-        self, job_uid: str, plan: Plan, routes: Mapping[str, str], names: Mapping[str, str]
+        self,
+        job_uid: str,
+        plan: Plan,
+        routes: Mapping[str, str],
+        names: Mapping[str, str],
+        lost: Collection[str] = (),
     ) -> None:
         """Order a job to follow another plan; see `wire.SendPlan`.
 
@@ -54,7 +59,11 @@ class OrderBook:
             FrameFormatError: as of `start`.
         """
         before = self._waiting.get(job_uid)
-        order = wire.SendPlan(self._last + 1, job_uid, plan, dict(routes), dict(names))
+        if isinstance(before, wire.SendPlan):
+            lost = {*before.lost, *lost}.difference(routes.values())
+        order = wire.SendPlan(
+            self._last + 1, job_uid, plan, dict(routes), dict(names), sorted(lost)
+        )
         if isinstance(before, wire.StartJob):
             changes = {field: getattr(order, field) for field in ("number", *_OF_A_PLAN)}
             self._put(msgspec.structs.replace(before, **changes))

@@ -235,6 +235,7 @@ class Scheduler:
 
     def _join(self, event: NodeJoined) -> list[Instruction]:
         node, now_ns = event.node, event.now_ns
+        lost = node.landing if self._nodes.is_started_anew(node) else ""
         before = self._nodes.join(node, now_ns)
         self._silences.cancel(("node", node.node_addr))
         if node.dialect != "push":
@@ -248,7 +249,7 @@ class Scheduler:
             for case in self._cases.hosted_by(node.node_addr):
                 self._moves.apply(HostBack(now_ns, case.query_id, jobs.get(case.query_id)))
         has_moved = before is None or not is_same or before.landing != node.landing
-        self._tell_peers(node, has_moved, now_ns)
+        self._tell_peers(node, has_moved, now_ns, lost)
         self._feed(node, now_ns)
         return [*strays, *self._moves.drain()]
 
@@ -276,7 +277,7 @@ class Scheduler:
             self._feed(changed[1], event.now_ns)
         return self._moves.drain()
 
-    def _tell_peers(self, node: NodeInfo, has_moved: bool, now_ns: int) -> None:
+    def _tell_peers(self, node: NodeInfo, has_moved: bool, now_ns: int, landing: str = "") -> None:
         """Have the queries that need a node find out what it is worth to them now."""
         for case in self._cases.placed_on(node.node_addr):
             assert case.plan is not None, "a placed query has a plan"
@@ -286,7 +287,7 @@ class Scheduler:
                 if is_news:
                     self._moves.apply(Reconsider(now_ns, case.query_id, "service gone"))
             elif has_moved and case.host != node.node_addr:
-                self._moves.apply(PeerBack(now_ns, case.query_id))
+                self._moves.apply(PeerBack(now_ns, case.query_id, landing))
 
     def _feed(self, node: NodeInfo, now_ns: int) -> None:
         """Have the hungry queries that a node could do something for be asked about."""

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Spool:
         self._folder, self._limit_nbytes = folder, limit_nbytes
         self._head: deque[wire.Result] = deque()
         self._tail: deque[wire.Result] = deque()
+        self._of_job: Counter[tuple[str, str]] = Counter()  # by job and run
         self._head_nbytes = self._tail_nbytes = self._dropped = self._count = 0
         self._segments: deque[tuple[Path, int]] = deque()
         self._loaded: Path | None = None  # the segment that the head was read from
@@ -92,8 +93,13 @@ class Spool:
         """Whether nothing waits, neither in memory nor in files."""
         return not (self._head or self._tail or self._segments)
 
+    def has(self, job_uid: str, run: str) -> bool:
+        """Whether results wait that a job has found in a run and that were added to this spool."""
+        return self._of_job[job_uid, run] > 0
+
     def add(self, result: wire.Result) -> None:
         """Keep a result until it is acknowledged."""
+        self._of_job[result.job_uid, result.run] += 1
         self._tail.append(result)
         self._tail_nbytes += _nbytes(result)
         if self._tail_nbytes < SEGMENT_NBYTES and len(self._tail) < SEGMENT_RESULTS:
@@ -120,10 +126,13 @@ class Spool:
 
     def acknowledge(self, results: Sequence[wire.Result]) -> None:
         """Forget results that are recorded: a batch, or the beginning of one."""
+        done = []
         for result in results:
             # Some of them may have been thrown away meanwhile.
             if self._head and self._head[0] is result:
                 self._head_nbytes -= _nbytes(self._head.popleft())
+                done.append(result)
+        self._let_go(done)
         if not self._head:
             self._advance()
 
@@ -149,6 +158,11 @@ class Spool:
             self._tail, self._tail_nbytes = self._head, self._head_nbytes
             self._head, self._head_nbytes = deque(), 0
             self._write(first - 1)
+
+    def _let_go(self, results: Iterable[wire.Result]) -> None:
+        """Count results that wait no more."""
+        self._of_job.subtract((each.job_uid, each.run) for each in results)
+        self._of_job += Counter()  # forgets the jobs of which nothing waits
 
     def _advance(self) -> None:
         """Fill the head, which is empty, with what is next."""
@@ -180,6 +194,7 @@ class Spool:
         except OSError as err:
             logger.error("%d results are lost: %s", len(self._tail), err)
             self._dropped += len(self._tail)
+            self._let_go(self._tail)
         else:
             size = len(MAGIC) + _CRC_NBYTES + len(body)
             entry = path, size
@@ -193,13 +208,17 @@ class Spool:
     def _trim(self) -> None:
         while sum(size for _, size in self._segments) > self._limit_nbytes:
             path, _ = self._segments.popleft()
-            lost = len(self._read(path))
-            self._dropped += lost
-            logger.warning("%d results are thrown away: too many wait for the controller", lost)
+            lost = self._read(path)
+            self._dropped += len(lost)
+            self._let_go(lost)
+            logger.warning(
+                "%d results are thrown away: too many wait for the controller", len(lost)
+            )
             path.unlink(missing_ok=True)
 
     def _drop_head(self) -> None:
         self._dropped += len(self._head)
+        self._let_go(self._head)
         logger.warning(
             "%d results are thrown away: too many wait for the controller", len(self._head)
         )
@@ -212,6 +231,7 @@ class Spool:
             return _read(path)
         except (OSError, ConfigError) as err:
             logger.warning("spooled results are lost: %s", err)
+            self._of_job.clear()  # nobody knows whose they were, and none may wait for ever
             return []
 
 

@@ -243,13 +243,18 @@ class StartJob(
 class SendPlan(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="plan"
 ):
-    """Follow another plan from the next frame on; fields as of `StartJob`."""
+    """Follow another plan from the next frame on; fields as of `StartJob`.
+
+    Attributes:
+        lost: landings of nodes that frames went to before and that are gone.
+    """
 
     number: Positive
     job_uid: Name
     plan: Plan
     routes: Routes = {}
     names: Routes = {}
+    lost: Annotated[list[Place], msgspec.Meta(max_length=256)] = []
 
 
 class StopJob(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stop"):

@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +26,7 @@ from vdag.job.homecoming import Homecoming, Policy
 from vdag.job.mailbox import Hatch, Mailbox, open_way
 from vdag.job.places import Places
 from vdag.job.routes import Routes
+from vdag.job.settings import MAX_PLACES, check_settings
 from vdag.job.slots import Parcel, Slots
 from vdag.job.traffic import JobStats, Traffic
 from vdag.job.trip import Trip
@@ -42,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 #: How long `close` waits for a source that is inside a read.
 CLOSE_TIMEOUT_S = 10.0
-#: Beyond this the messages about so many frames would not fit the sockets between.
-MAX_IN_FLIGHT = 1024
-#: Most places that a task's queue can have.
-MAX_PLACES = 4096
 #: Messages beside those about frames in flight that may come home before anybody looks.
 MAX_LYING = 4096
 #: Longest wait of the caller or the source after which they look by themselves.
@@ -106,16 +103,7 @@ class Job:
         close_source: Callable[[], None] | None = None,
         job_id: str | None = None,
     ) -> None:
-        if on_error not in ("raise", "drop"):
-            raise ConfigError(f"on_error is {on_error!r}, expected raise or drop")
-        if graph.generator != "SingleFrameGenerator":
-            raise ConfigError(f"workers take single frames, not those of a {graph.generator}")
-        if not 1 <= max_in_flight <= MAX_IN_FLIGHT:
-            raise ConfigError(f"max_in_flight is {max_in_flight}, expected 1 to {MAX_IN_FLIGHT}")
-        if places is not None and not max_in_flight <= places <= MAX_PLACES:
-            raise ConfigError(f"places is {places}, expected {max_in_flight} to {MAX_PLACES}")
-        if deadline_s is not None and deadline_s <= 0:
-            raise ConfigError(f"deadline_s is {deadline_s}, expected above 0")
+        check_settings(graph, max_in_flight, places, deadline_s, on_error)
         self.id = job_id or secrets.token_hex(8)
         self.graph, self._exchange = graph, exchange
         self._source, self._close_source = source, close_source
@@ -192,22 +180,34 @@ class Job:
         placement: Mapping[str, str] = MappingProxyType({}),
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        """Go on under another plan, from the next frame that is read; any thread may call it.
+        """Go on under another plan, from the next frame that leaves; any thread may call it.
 
-        Frames read before that end under the plan they were read under. Of several plans that come
-        between two frames, the last counts.
+        If the source changes, frames read before that keep their plan, as do those that have left.
+        Of several plans that come between two frames, the last counts.
 
         Args:
             plan: its number.
             placement: as of the constructor.
-            prepare: called by the thread that reads, between two frames: it changes the source.
+            prepare: changes the source, called by the thread that reads, between two frames.
 
         Raises:
             PlanError: `placement` does not fit the graph; the plan before stays.
         """
         itinerary = self._routes.lay_out(plan, placement)
         with self._lock:
-            self._next_plan = (itinerary, prepare)
+            if prepare is None and self._next_plan is None:
+                here = self._routes.first_tasks_here(itinerary)
+                self._traffic.follow(itinerary, here, with_waiting=True)
+                self._look()
+            else:
+                before = None if self._next_plan is None else self._next_plan[1]
+                self._next_plan = (itinerary, prepare or before)
+
+    def give_up(self, endpoints: Collection[str], back: Collection[str] = ()) -> None:
+        """Drop the frames with tasks at exchanges that are lost, see `Traffic.give_up`."""
+        with self._lock:
+            self._traffic.give_up(endpoints, back)
+            self._look()
 
     def ask_to_close(self) -> None:
         """Stop reading and iterating soon, without waiting; `close` is still to be called."""

@@ -97,6 +97,11 @@ class Homecoming:
         """Frames that were admitted and have not left."""
         return len(self._frames)
 
+    @property
+    def waiting(self) -> int | None:
+        """The frame that has not departed, if there is one."""
+        return self._waiting
+
     def has_room(self) -> bool:
         """Whether `admit` takes a frame now; with `latest` it always does."""
         return self._waiting is None or self._policy == "latest"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -87,6 +87,7 @@ class Traffic:
         self._times = TaskTimes(tasks)
         self._start_ns = self._last_ns = time.monotonic_ns()
         self._stray = 0
+        self._lost: frozenset[str] = frozenset()
 
     def open(self, mailbox: Mailbox | Hatch) -> None:
         """Begin: frames may leave, by `mailbox`."""
@@ -94,18 +95,35 @@ class Traffic:
         self._start_ns = self._last_ns = time.monotonic_ns()
         self._ask(mailbox)
 
-    def follow(self, itinerary: Itinerary, first_tasks: Iterable[str]) -> None:
+    def follow(
+        self, itinerary: Itinerary, first_tasks: Iterable[str], *, with_waiting: bool = False
+    ) -> None:
         """Send the frames that are taken in from now on along other routes.
 
         Args:
             itinerary: the routes, of the same job and graph.
             first_tasks: of them, those at the node's own exchange.
+            with_waiting: also the frame that was taken in and has not left.
         """
         self._itinerary = itinerary
+        self._lost = frozenset(each for each in self._lost if not itinerary.visits({each}))
+        if with_waiting and (seq := self.books.waiting) is not None:
+            self._trips[seq].itinerary = itinerary
         if self._places is not None:
             self._places.go_to(first_tasks)
             if self.mailbox is not None:
                 self._ask(self.mailbox)
+
+    def give_up(self, endpoints: Collection[str], back: Collection[str] = ()) -> None:
+        """Drop the frames that have tasks at exchanges which are lost, as `unreachable`.
+
+        So are those that are still to leave that way, until `follow` leads there again; but not to
+        those of them that are `back`.
+        """
+        self._lost = frozenset(endpoints).difference(back)
+        for seq, trip in tuple(self._trips.items()):
+            if trip.itinerary.visits(endpoints):
+                self._drop(seq, "unreachable")
 
     def admit(self, seq: int, parcel: Parcel) -> None:
         """Take a frame in, to leave with the next `dispatch`; there must be room."""
@@ -125,8 +143,12 @@ class Traffic:
             seq = self.books.depart(time.monotonic_ns(), granted=granted)
             if seq is None:
                 break
+            trip = self._trips[seq]
+            if self._lost and trip.itinerary.visits(self._lost):
+                self._drop(seq, "unreachable")
+                continue
             try:
-                if not self._send(self.mailbox, self._trips[seq]):
+                if not self._send(self.mailbox, trip):
                     self._drop(seq, "peer_full")
             except BaseException:
                 self._drop(seq, "error")
@@ -210,7 +232,9 @@ class Traffic:
     def _lose(self, notice: Dropped) -> None:
         """Give up a frame that an exchange has dropped, or keep its error for its turn."""
         if notice.reason not in FAULTS:
-            logger.debug("frame %d: %s at %s", notice.seq, notice.reason, notice.task)
+            logger.debug(
+                "frame %d: %s at %s: %s", notice.seq, notice.reason, notice.task, notice.detail
+            )
             self._drop(notice.seq, notice.reason)
             return
         error, reason = stage_error(notice), FAULTS[notice.reason]

@@ -9,8 +9,8 @@
                   event loop of the main thread
 
 They are opened in this order and closed in the reverse one. systemd is told when the node serves,
-and from time to time that it still does; it stays silent when the exchange has failed, so that the
-node is started anew.
+and from time to time that it still does; it stays silent when the exchange, the controller or the
+agent has failed, so that the node is started anew.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from vdag.config import Config
+from vdag.config import CloudConfig, Config, EdgeConfig, ServiceConfig
 from vdag.control import job, query, service, sidechannel
 from vdag.control.affiliation import Affiliation
 from vdag.control.cluster import NodeView
+from vdag.control.doorkeeper import Doorkeeper
 from vdag.control.execution import Execution
 from vdag.control.gate import BodyRoom
 from vdag.control.replies import Place
@@ -41,6 +42,7 @@ from vdag.node.worksite import Worksite
 if TYPE_CHECKING:
     import socket
 
+    from starlette.types import ASGIApp
     from typing_extensions import Self
 
     from vdag.control.staff import Staff
@@ -153,14 +155,15 @@ class Node:
                 Place(self._address, config.node.role),
                 self._worksite.packages,
             )
-            yield Door(service.create_app(parts), sockets["service"])
+            app = _guarded(service.create_app(parts), config.service)
+            yield Door(app, sockets["service"])
         if "edge" in sockets:
             assert workplace is not None, "edges have jobs"
-            yield Door(job.create_app(workplace.parts()), sockets["edge"])
+            yield Door(_guarded(job.create_app(workplace.parts()), config.edge), sockets["edge"])
             live = sidechannel.create_node_app(
                 workplace.live_view, token=config.edge.token, cors=config.edge.cors
             )
-            yield Door(live, sockets["edge.live"])
+            yield Door(_guarded(live, config.edge), sockets["edge.live"])
         if "cloud" in sockets:
             yield self._query_door(sockets["cloud"])
             yield self._live_door(sockets["cloud.live"])
@@ -181,7 +184,7 @@ class Node:
                 cloud.node_live_port,
             )
         )
-        return Door(app, found, app.state.close_streams)
+        return Door(_guarded(app, cloud), found, app.state.close_streams)
 
     def _live_door(self, found: socket.socket) -> Door:
         cloud, controller = self._config.cloud, self.affiliation.controller
@@ -194,7 +197,7 @@ class Node:
         app = sidechannel.create_cloud_app(
             node_of, live_port=cloud.node_live_port, token=cloud.token, cors=cloud.cors
         )
-        return Door(app, found)
+        return Door(_guarded(app, cloud), found)
 
     async def _serve(self) -> None:
         watcher = asyncio.ensure_future(self._watch())
@@ -214,9 +217,15 @@ class Node:
             logger.info("%s at http://%s:%d", name, host, port)
         notify_systemd(f"READY=1\nSTATUS=serving {ports}")
         while True:
-            if self._worksite is None or not self._worksite.staff.fault:
+            if not self._fault:
                 notify_systemd("WATCHDOG=1")
             await asyncio.sleep(interval_s)
+
+    @property
+    def _fault(self) -> str:
+        """What has failed of exchange, controller and agent; empty for nothing."""
+        staff = "" if self._worksite is None else self._worksite.staff.fault
+        return staff or self.affiliation.fault
 
     def _view(self) -> NodeView:
         """Return how this node is now."""
@@ -266,6 +275,13 @@ def _bind_all(config: Config, stack: ExitStack) -> dict[str, socket.socket]:
                 live = bind(section, settings.host, settings.live_port)
                 found[f"{section}.live"] = stack.enter_context(live)
     return found
+
+
+def _guarded(app: ASGIApp, section: ServiceConfig | EdgeConfig | CloudConfig) -> ASGIApp:
+    """Return an app that also lets those in who need not show the token."""
+    if not (section.token and section.callers):
+        return app
+    return Doorkeeper(app, token=section.token, callers=section.callers)
 
 
 def _host(config: Config) -> str:

@@ -78,13 +78,9 @@ class Workplace:
     ) -> JobManager:
         """Open the jobs, and what they report to that the affiliation does not have."""
         edge = self._config.edge
-        reporter: Reporter
-        if edge.query_addr:
-            envoy = stack.enter_context(self._envoy(address))
-            reporter = envoy
-        elif affiliation.notebook is not None:
-            reporter = affiliation.notebook
-        else:
+        envoy = stack.enter_context(self._envoy(address)) if edge.query_addr else None
+        reporter: Reporter | None = envoy or affiliation.notebook
+        if reporter is None:
             raise ConfigError("a node of role edge needs node.controller or edge.query_addr")
         timeout_s = min(edge.frame_timeout_s, SERVICE_TIMEOUT_S)
         services = stack.enter_context(Services(worksite.exchange, timeout_s=timeout_s))
@@ -106,7 +102,7 @@ class Workplace:
             )
         )
         self._resolve = PlacesOfPlans(address, affiliation.cluster, service_port=edge.service_port)
-        if edge.pull:
+        if envoy is not None and edge.pull:
             intake = Intake(jobs, self._resolve)
             stack.enter_context(Puller(envoy, intake, jobs.stop, pull_s=edge.pull_s))
         return jobs

@@ -14,7 +14,7 @@ lengths while they are read. Whatever is not exactly such a message is a `FrameF
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -41,6 +41,7 @@ __all__ = [
     "Message",
     "Ready",
     "Stop",
+    "Way",
     "clip",
     "decode",
     "encode",
@@ -70,6 +71,26 @@ Part = Annotated[bytes, msgspec.Meta(max_length=MAX_NBYTES)]
 Dag = Annotated[bytes, msgspec.Meta(max_length=1 << 18)]
 
 
+class Way(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How a job's frames go on from a node that they visit to the next one.
+
+    Attributes:
+        address: of the next node's landing.
+        name: under which keys know it; empty without keys.
+        policy: see `vdag.transport.edge.Edge`.
+        encoder: what becomes of the pixels.
+        number: of `jpeg` the quality, of `h264` the bits per second, else 0.
+        fps: of `h264`, else 0.
+    """
+
+    address: Endpoint
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    policy: Literal["block", "latest"]
+    encoder: Literal["raw", "jpeg", "h264"]
+    number: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+    fps: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+
+
 class Join(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="join"):
     """A job is going to send frames.
 
@@ -78,11 +99,13 @@ class Join(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         home: address of the socket its descriptors come home to, in the exchange's folder.
         graph: see `Dag`; tells its workers where a task's inputs come from. Empty: inputs are
             matched by field name along the route, the latest task before first.
+        ways: to another node: where its frames go on to from there, other than home.
     """
 
     job: Name
     home: Endpoint
     graph: Dag = b""
+    ways: Annotated[list[Way], msgspec.Meta(max_length=256)] = []
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="leave"):

@@ -13,8 +13,8 @@ from vdag.transport import messages
 from vdag.transport.codec import decode_head
 from vdag.transport.departures import MAX_DEPTH, Drop, EdgeStats, Policy
 from vdag.transport.edge import Edge
-from vdag.transport.encoders import Encoder, Raw
-from vdag.transport.messages import Dropped, Join, Leave
+from vdag.transport.encoders import H264, Encoder, Jpeg, Raw
+from vdag.transport.messages import Dropped, Join, Leave, Way
 
 if TYPE_CHECKING:
     from vdag._native.ring import View
@@ -41,6 +41,25 @@ class Lane(NamedTuple):
 
     policy: Policy = "block"
     encoder: Encoder = Raw()
+
+    @classmethod
+    def of(cls, way: Way) -> Lane:
+        """Return how a message says that frames go."""
+        encoder: Encoder = Raw()
+        if way.encoder == "jpeg":
+            encoder = Jpeg(way.number)
+        elif way.encoder == "h264":
+            encoder = H264(way.number, way.fps)
+        return cls(way.policy, encoder)
+
+    def way(self, address: str, name: str) -> Way:
+        """Return what tells another node to send frames so."""
+        encoder = self.encoder
+        if isinstance(encoder, Jpeg):
+            return Way(address, name, self.policy, "jpeg", encoder.quality)
+        if isinstance(encoder, H264):
+            return Way(address, name, self.policy, "h264", encoder.bitrate, encoder.fps)
+        return Way(address, name, self.policy, "raw")
 
 
 #: Of whatever has no pixels, and of jobs that never said how they want their frames sent.

@@ -10,7 +10,8 @@ sent: what waits behind what, and how pixels are encoded. Results, and everythin
 pixels, share one lane on which nothing is superseded.
 
 A job is introduced to the nodes that its frames visit, so that their workers know its graph and
-their exchange opens a way back to its home. Notices may get lost, so introductions are repeated;
+their exchange opens a way back to its home, and ways on to where the frames go from there. All
+nodes know each other under the same names. Notices may get lost, so introductions are repeated;
 a node forgets a job that it has not heard of for a while. Only nodes that the landing lets in can
 introduce a job, and then the way back leads to whoever has the key that it came with.
 """
@@ -20,27 +21,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
+from vdag._native import header as native_header
 from vdag.errors import ConfigError, VdagError
 from vdag.transport import messages
 from vdag.transport.address import Address
+from vdag.transport.codec import decode_head
+from vdag.transport.early import EarlyFrames
 from vdag.transport.entrance import Entrance
-from vdag.transport.landing import Landing, LandingStats
+from vdag.transport.landing import Landing
 from vdag.transport.link import MAX_NOTICE_NBYTES
 from vdag.transport.messages import Dropped, Join, Leave
 from vdag.transport.peer import IDLE_S, Lane, Peer
+from vdag.transport.peer_values import Guest, PeersStats, Voyage
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from vdag.transport.channel import Curve
     from vdag.transport.codec import Head
-    from vdag.transport.departures import Drop, EdgeStats
+    from vdag.transport.departures import Drop
     from vdag.transport.edge import Edge
     from vdag.transport.exchange import Exchange
     from vdag.transport.keys import KeyFolder
@@ -58,40 +65,6 @@ INTRODUCE_S = 1.0
 #: A job that is not introduced again for so long has ended, or its node has.
 SILENCE_S = 10.0
 JOIN_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class PeersStats:
-    """The traffic with other nodes.
-
-    Attributes:
-        landing: what came in.
-        edges: per address and lane what went out.
-        guests: jobs of other nodes that are known here.
-        refused: messages of other nodes that were not for an exchange, or one too many.
-    """
-
-    landing: LandingStats
-    edges: Mapping[str, Mapping[Lane, EdgeStats]]
-    guests: int
-    refused: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Guest:
-    """A job of another node: what it said, whose key it came with, and when that was, last."""
-
-    join: Join
-    key: str
-    heard_s: float
-
-
-@dataclass(slots=True)
-class _Voyage:
-    """A job of this node, and the nodes that its frames visit."""
-
-    join: Join
-    lanes: dict[str, Lane] = field(default_factory=dict)
 
 
 class Peers:
@@ -123,17 +96,17 @@ class Peers:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._peers: dict[str, Peer] = {}
-        self._voyages: dict[str, _Voyage] = {}
-        self._guests: dict[str, _Guest] = {}
+        self._voyages: dict[str, Voyage] = {}
+        self._guests: dict[str, Guest] = {}
         self._idle_since_s: dict[str, float] = {}
         self._refused = 0
         self._closing = False
-        self._entrance = Entrance(exchange.address)
+        self._entrance, self._early = Entrance(exchange.address), EarlyFrames()
         try:
             self.landing = Landing(
                 address,
                 arena=exchange.arena,
-                deliver=self._entrance.send,
+                deliver=self._deliver,
                 dropped=self._lost_on_landing,
                 notice=self._hear,
                 keys=keys,
@@ -157,6 +130,7 @@ class Peers:
         graph: bytes,
         lanes: Mapping[str, Lane],
         names: Mapping[str, str] = MappingProxyType({}),
+        onward: Mapping[str, Collection[str]] = MappingProxyType({}),
     ) -> None:
         """Prepare other nodes for the frames of a job of this node, or for those of its next plan.
 
@@ -168,28 +142,34 @@ class Peers:
             graph: see `messages.Dag`.
             lanes: address of a node's landing to how the frames go there.
             names: address to the name under which the keys know the node; with keys only.
+            onward: address to those of `lanes` that frames go on to from there.
 
         Raises:
             ConfigError: an address or an encoder cannot be had, a node is not trusted, or there are
                 too many.
         """
-        join = Join(job, self.address, graph)
-        if (nbytes := len(messages.encode(join))) > MAX_NOTICE_NBYTES:
-            raise ConfigError(f"graph of job {job} makes {nbytes} bytes, limit {MAX_NOTICE_NBYTES}")
+        joins = {}
+        for address in lanes:
+            following = sorted(onward.get(address, ()))
+            ways = [lanes[to].way(to, names.get(to, "")) for to in following]
+            joins[address] = join = Join(job, self.address, graph, ways)
+            if (nbytes := len(messages.encode(join))) > MAX_NOTICE_NBYTES:
+                raise ConfigError(
+                    f"graph of job {job} makes {nbytes} bytes, limit {MAX_NOTICE_NBYTES}"
+                )
         with self._lock:
-            voyage = self._voyages.setdefault(job, _Voyage(join))
-            voyage.join = join
-            for address, lane in lanes.items():
+            voyage = self._voyages.setdefault(job, Voyage())
+            for address, join in joins.items():
                 peer = self._peer(address, partial(self._curve, address, names))
-                peer.assign(job, lane)
-                voyage.lanes[address] = lane
-                peer.notify(voyage.join)
+                peer.assign(job, lanes[address])
+                voyage.joins[address] = join
+                peer.notify(join)
 
     def leave(self, job: str) -> None:
         """Tell other nodes that a job of this node has ended; harmless if it visits none."""
         with self._lock:
             voyage = self._voyages.pop(job, None)
-            for address in voyage.lanes if voyage is not None else ():
+            for address in voyage.joins if voyage is not None else ():
                 self._peers[address].notify(Leave(job))
                 self._peers[address].release(job)
 
@@ -215,6 +195,7 @@ class Peers:
             self._exchange.edges.pop(address, None)
             peer.close()
         self.landing.close()
+        self._pass_on(self._early.take_all())
         self._entrance.close()
 
     def __enter__(self) -> Self:
@@ -252,12 +233,13 @@ class Peers:
                 self._changed.wait_for(lambda: self._closing, INTRODUCE_S)
                 now_s = time.monotonic()
                 for voyage in self._voyages.values():
-                    for address in voyage.lanes:
-                        self._peers[address].notify(voyage.join)
+                    for address, join in voyage.joins.items():
+                        self._peers[address].notify(join)
                 for job, guest in tuple(self._guests.items()):
                     if now_s - guest.heard_s > SILENCE_S:
                         self._part(job)
                 idle = self._take_idle(now_s)
+                self._pass_on(self._early.take_old(now_s))
             for edge in idle:  # without the lock: an edge that ends may have frames to account for
                 edge.close()
 
@@ -274,6 +256,24 @@ class Peers:
                 self._exchange.edges.pop(address, None)
                 idle.append(peer)
         return idle
+
+    def _deliver(self, part: bytes) -> bool:
+        """Take a frame of another node, on the landing's thread; see `Landing`."""
+        job = decode_head([part]).job
+        if job not in self._guests and job not in self._voyages:
+            with self._lock:
+                if self._early.keep(job, part, time.monotonic()):
+                    return True
+        return self._entrance.send(part)
+
+    def _pass_on(self, parts: Sequence[bytes]) -> None:
+        """Give the exchange frames that have waited; if it is full, they are lost."""
+        for part in parts:
+            if not self._entrance.send(part):
+                head = decode_head([part])
+                if head.header.kind == native_header.KIND_SLOT:
+                    self._exchange.arena.drop(head.header.slot, head.header.generation)
+                self._lost_on_landing(head, "refused")
 
     def _hear(self, body: bytes, key: str) -> None:
         """Take a notice of another node, on the landing's thread."""
@@ -306,8 +306,29 @@ class Peers:
             raise ConfigError(f"home {join.home} of job {join.job} is another node's")
         known = self._guests.get(join.job)
         is_told = known is not None and known.join == join
-        if is_told or self._entrance.send(messages.encode(join)):
-            self._guests[join.job] = _Guest(join, key, time.monotonic())
+        ways = known.ways if known is not None else frozenset()
+        if not is_told:
+            ways |= self._open_ways(join)
+        # The ways are for this node alone: its exchange finds them among the edges.
+        if is_told or self._entrance.send(messages.encode(structs.replace(join, ways=[]))):
+            self._pass_on(self._early.take(join.job))
+            self._guests[join.job] = Guest(join, key, time.monotonic(), ways)
+
+    def _open_ways(self, join: Join) -> frozenset[str]:
+        """Open the ways on for a job of another node; frames for which there is none are lost."""
+        opened = set()
+        for way in join.ways:
+            if way.address == self.address:
+                continue
+            names = {way.address: way.name}
+            try:
+                peer = self._peer(way.address, partial(self._curve, way.address, names))
+                peer.assign(join.job, Lane.of(way))
+            except VdagError as err:
+                logger.warning("no way on for frames of job %s: %s", join.job, err)
+            else:
+                opened.add(way.address)
+        return frozenset(opened)
 
     def _curve_back(self, key: str) -> Curve | None:
         return None if self._keys is None else replace(self._keys.to_bind(), server=key)
@@ -318,7 +339,9 @@ class Peers:
             raise ConfigError(f"job {job} is not of that node")
 
     def _part(self, job: str) -> None:
-        del self._guests[job]
+        for address in self._guests.pop(job).ways:
+            if (peer := self._peers.get(address)) is not None:
+                peer.release(job)
         self._entrance.send(messages.encode(Leave(job)))
 
     def _lost_on_edge(self, address: str, drop: Drop) -> None:

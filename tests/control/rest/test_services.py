@@ -144,7 +144,7 @@ def test_a_service_gives_what_workers_give(site, serve, remote):
 
 
 def test_a_service_is_sent_what_the_documents_say_and_its_reply_becomes_arrays(site, serve):
-    info = {"pid": 4711, "compute_latency": 0.001, "cpu_util_use": 0.5}
+    info = {"pid": 4711, "compute_latency": 1e-6, "cpu_util_use": 0.5}
     service = serve(
         face_detection=lambda body: {
             "faces": ["b'no picture'"], "bbox": FACES, "prob": [0.98, 0.75],
@@ -168,7 +168,7 @@ def test_a_service_is_sent_what_the_documents_say_and_its_reply_becomes_arrays(s
     assert "faces" not in result["face_detection"]
     assert result["face_alignment"]["count_result"] == {"up": 1, "total": 2}
     part = result.parts["face_detection"]
-    assert (part.pid, part.compute_s) == (4711, pytest.approx(0.001))
+    assert (part.pid, part.compute_s) == (4711, pytest.approx(1e-6))
     assert part.transfer_s > 0
 
 
@@ -273,17 +273,18 @@ def test_a_live_job_has_the_newest_frame_wait_and_not_all(site, serve):
     ) as job:  # fmt: skip
         opener = threading.Thread(target=lambda: (_superseded(job), gate.open()))
         opener.start()
-        found = list(job)
-        for result in found:
+        found = []
+        for result in job:
             result.drop_frame()
+            found.append(result.seq)
         dropped = dict(job.stats().frames.dropped)
         opener.join(WAIT_S)
     stats = site.services.stats()[endpoint]
-    assert stats.balance == 0
-    assert stats.dropped.keys() == {"superseded"}
-    assert len(found) + sum(dropped.values()) == 40
-    assert found[-1].seq == 39  # the newest is never given up for an older one
     site.services.leave(JOB)
+    assert (stats.balance, stats.waiting, stats.working) == (0, 0, 0)
+    assert stats.dropped.keys() == {"superseded"}
+    assert stats.dropped["superseded"] <= dropped["superseded"]
+    assert len(found) + sum(dropped.values()) == 40
 
 
 def _superseded(job: Job) -> None:

@@ -14,7 +14,7 @@ from vdag.transport import codec, messages, peers
 from vdag.transport.encoders import Jpeg, Raw
 from vdag.transport.exchange import Exchange
 from vdag.transport.keys import KeyFolder
-from vdag.transport.peer import HOME_LANE, Lane
+from vdag.transport.peer import HOME_LANE, Lane, Peer
 from vdag.transport.peers import Peers
 
 TIMEOUT_S = 10.0
@@ -117,7 +117,7 @@ def test_pixels_go_by_the_lane_of_their_job_and_results_by_that_of_results(hosts
     for job, lane in lanes.items():
         here.peers.visit(job, GRAPH, {there.peers.address: lane})
         here.node.inbox.send(here.frame(100, there.peers.address, job=job))
-    worker = there.node.worker().hello().ready(2, 2)
+    worker = there.node.worker().hello().ready(2, 1)  # a frame at a time
     for _ in lanes:
         worker.answer(worker.take())
     for home in homes.values():
@@ -257,3 +257,89 @@ def test_with_keys_a_job_comes_home_to_whoever_has_the_key_it_came_with(tmp_path
         worker = there.node.worker().hello().ready()
         assert worker.answer(worker.take()) == [9]
         assert home.take().context == {TASK: {"sample": 9}}
+
+
+def test_a_frame_goes_on_from_one_node_to_another_before_it_comes_home(hosts, tmp_path, plug):
+    here, there = hosts
+    with (
+        Exchange(tmp_path / "c", classes=[(NBYTES, 8)]) as exchange,
+        Peers(exchange, "tcp://127.0.0.1:0") as others,
+    ):
+        third = Host(plug(exchange), others)
+        there.exchange.open_task(TASK)
+        third.exchange.open_task(f"{TASK}1")
+        home = here.node.join()
+        lane = Lane("latest", Jpeg(95))
+        lanes = {there.peers.address: lane, third.peers.address: lane}
+        onward = {there.peers.address: {third.peers.address}}
+        here.peers.visit("job", GRAPH, lanes, onward=onward)
+        near = there.node.worker().hello().ready()
+        far = third.node.worker("v", f"{TASK}1").hello().ready()
+        here.node.inbox.send(here.frame(100, there.peers.address, third.peers.address))
+        assert near.answer(near.take(), count=1) == [100]
+        assert far.answer(far.take(), count=2) == [100]
+        assert home.take().context == {TASK: {"count": 1}, f"{TASK}1": {"count": 2}}
+        way = there.peers.stats().edges[third.peers.address]
+        assert {lane: stats.accepted for lane, stats in way.items()} == {HOME_LANE: 0, lane: 1}
+        here.peers.leave("job")
+        wait_until(lambda: not (there.peers.stats().guests or third.peers.stats().guests))
+
+
+def test_a_way_to_a_node_that_is_not_trusted_costs_only_the_frames_that_go_there(
+    tmp_path, plug, caplog
+):
+    classes = [(NBYTES, 8)]
+    keys = {name: KeyFolder(tmp_path / name / "keys") for name in ("a", "b")}
+    public = {name: folder.new(name).public for name, folder in keys.items()}
+    keys["a"].trust("b", public["b"])
+    keys["b"].trust("a", public["a"])
+    stranger = KeyFolder(tmp_path / "c").new("c").public
+    keys["a"].trust("c", stranger)
+    with (
+        Exchange(tmp_path / "ea", classes=classes) as a,
+        Exchange(tmp_path / "eb", classes=classes) as b,
+        Peers(a, "tcp://127.0.0.1:0", keys=keys["a"]) as a_peers,
+        Peers(b, "tcp://127.0.0.1:0", keys=keys["b"]) as b_peers,
+    ):
+        here, there = Host(plug(a), a_peers), Host(plug(b), b_peers)
+        there.exchange.open_task(TASK)
+        home = here.node.join()
+        nobody = "tcp://127.0.0.1:9"
+        lanes = {b_peers.address: Lane(), nobody: Lane()}
+        names = {b_peers.address: "b", nobody: "c"}
+        a_peers.visit("job", GRAPH, lanes, names, {b_peers.address: {nobody}})
+        worker = there.node.worker().hello().ready(2)
+        here.node.inbox.send(here.frame(1, b_peers.address, nobody))
+        worker.answer(worker.take())
+        notice = home.dropped()
+        assert (notice.reason, notice.detail) == ("unreachable", f"no edge leads to {nobody}")
+        here.node.inbox.send(here.frame(2, b_peers.address))
+        worker.answer(worker.take())
+        assert home.take().header.seq == 2
+    assert "no way on for frames of job job: node c is not trusted" in caplog.text
+
+
+def test_a_frame_that_comes_before_its_job_is_introduced_waits_for_that(hosts, monkeypatch):
+    here, there = hosts
+    there.exchange.open_task(TASK)
+    home = here.node.join()
+    worker = there.node.worker().hello().ready()
+    notify, kept = Peer.notify, []
+    monkeypatch.setattr(Peer, "notify", lambda self, message: kept.append((self, message)))
+    here.peers.visit("job", GRAPH, {there.peers.address: Lane("latest", Jpeg(95))})
+    here.node.inbox.send(here.frame(100, there.peers.address))
+    wait_until(lambda: there.peers.stats().landing.delivered == 1)
+    monkeypatch.undo()
+    for peer, message in kept:
+        notify(peer, message)
+    assert worker.answer(worker.take()) == [100]
+    assert home.take().header.seq == 100
+
+
+def test_a_frame_whose_job_nobody_introduces_is_a_stray(hosts, monkeypatch):
+    here, there = hosts
+    monkeypatch.setattr(Peer, "notify", lambda self, message: False)
+    here.node.join()
+    here.peers.visit("job", GRAPH, {there.peers.address: Lane()})
+    here.node.inbox.send(here.frame(5, there.peers.address))
+    there.node.until(lambda stats: stats.dropped == {"stray": 1})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -77,7 +77,9 @@ class Asking:
     async def get_portrait_info(self, query_id: str) -> Response:
         """Return how a job does against its constraint, and what its tasks use; empty before."""
         view = await self._parts.find(query_id)
-        runtime = view.runtime or await self._measured(view)
+        runtime: Mapping[str, Any] = view.runtime
+        if "proc_resource_info" not in runtime:  # our own nodes say it with every frame only
+            runtime = {**await self._measured(view), **runtime}
         plan = documents.plan_document(view.plan or {})
         (_, condition) = self._conditions.get(view.query_id, (0, {}))
         means = condition or average([runtime])

@@ -123,9 +123,12 @@ def portrait(
     is_late = _is_number(delay) and _is_number(limit) and limit >= 0 and delay > limit
     plan_result = runtime.get("plan_result")
     plan_result = plan_result if isinstance(plan_result, Mapping) else {}
+    process_delay = runtime.get("process_delay")
+    if process_delay is None and isinstance(parts := plan_result.get("process_delay"), Mapping):
+        process_delay = sum(filter(_is_number, parts.values()))
     return {
         "cur_latency": delay,
-        "cur_process_latency": runtime.get("process_delay"),
+        "cur_process_latency": process_delay,
         "user_constraint": dict(constraint),
         "if_overtime": bool(is_late),
         "work_condition": {"obj_speed": runtime.get("obj_speed", -1), **condition},

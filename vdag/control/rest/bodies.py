@@ -20,6 +20,7 @@ from vdag import _native as native
 from vdag.control.images import Bounds, Picture, from_text
 from vdag.errors import FrameFormatError, GraphError, ImageError
 from vdag.results import PICTURES, Outputs, to_json
+from vdag.tasks.base import find
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,12 +76,14 @@ def write_request(graph: Graph, task: str, generated: Mapping[str, Any], context
         ImageError: a picture cannot be encoded.
     """
     body: dict[str, Any] = {}
+    optional = find(task).signature.optional
     for edge in graph.edges.get(task, ()):
         fields = generated if edge.producer == graph.generator else context.get(edge.producer, {})
-        if edge.field not in fields:
+        if edge.field in fields:
+            value = fields[edge.field]
+            body[edge.name] = _written(value) if edge.field in PICTURES else to_json(value)
+        elif edge.name not in optional:  # services of other makes find less than ours
             raise GraphError(f"input {edge.name} of {task}: the frame has no {edge}")
-        value = fields[edge.field]
-        body[edge.name] = _written(value) if edge.field in PICTURES else to_json(value)
     return msgspec.json.encode(body)
 
 
@@ -151,15 +154,17 @@ def _value(fields: Mapping[str, msgspec.Raw], name: str) -> Any:
 
 def _output(name: str, value: Any) -> Any:
     """Return a field as a worker of ours would have found it."""
-    if name in ROWS and isinstance(value, list):
-        return _array(name, value, ROWS[name])
     if name == "count_result" or (name == "result" and isinstance(value, dict)):
         return _counts(name, value)
+    if name in ROWS:
+        return _array(name, value, ROWS[name])
     _check_numbers(name, value)
     return value
 
 
-def _array(name: str, value: list[Any], width: int) -> NDArray[np.float32]:
+def _array(name: str, value: Any, width: int) -> NDArray[np.float32]:
+    if not isinstance(value, list):
+        raise FrameFormatError(f"reply.{name} is a {type(value).__name__}, expected a list")
     try:
         found = np.asarray(value, np.float64)
     except (TypeError, ValueError) as err:

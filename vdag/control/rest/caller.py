@@ -32,6 +32,8 @@ __all__ = ["Caller", "Reply", "check_place"]
 #: Of a host in the same building; one that drops packets is not waited for any longer.
 CONNECT_TIMEOUT_S = 2.0
 JSON = "application/json"
+#: TCP_QUICKACK of tcp(7).
+QUICKACK = 12
 #: A name, an IPv4 address or an IPv6 address in brackets, then the port: nothing that could end
 #: the line it is written into.
 _PLACE = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
@@ -87,7 +89,7 @@ class Caller:
         host, port = check_place(place)
         self._connection = _Connection(host, port)
         self._timeout_s, self._max_nbytes = timeout_s, max_nbytes
-        self._is_used = self._is_aborted = False
+        self._is_used = False
 
     def get(self, path: str) -> Reply:
         """Ask for a path; see `post` for errors."""
@@ -109,7 +111,6 @@ class Caller:
 
     def abort(self) -> None:
         """Have the request that is under way fail, and any other; by any thread."""
-        self._is_aborted = True
         self._connection.abort()
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class Caller:
             except (OSError, http.client.HTTPException) as err:
                 self.close()
                 is_late = isinstance(err, TimeoutError) or time.monotonic() >= deadline_s
-                if was_used and not is_late and not self._is_aborted:
+                if was_used and not is_late and not self._connection.is_aborted:
                     continue  # it had been closed; now it is not a used one any more
                 raise _failure(self.place, path, err) from err
             except FrameFormatError:
@@ -136,8 +137,6 @@ class Caller:
                 raise
 
     def _try(self, method: str, path: str, body: bytes | None, deadline_s: float) -> Reply:
-        if self._is_aborted:
-            raise ConnectionAbortedError("the caller is closed")
         connection = self._connection
         connection.deadline_s = deadline_s
         headers: Mapping[str, str] = {} if body is None else {"content-type": JSON}
@@ -160,6 +159,7 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
         self.deadline_s = 0.0
+        self.is_aborted = False
         # What `http.client` reads replies from is made of the socket, by this.
         self.response_class = self._response  # type: ignore[assignment]
 
@@ -168,6 +168,8 @@ class _Connection(http.client.HTTPConnection):
         left_s = min(self._left_s(), CONNECT_TIMEOUT_S)
         self.sock = socket.create_connection((self.host, self.port), left_s)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.is_aborted:  # perhaps just before there was a socket to shut down
+            raise ConnectionAbortedError("the caller is closed")
 
     def send(self, data: Any) -> None:
         """Send all of it in time."""
@@ -178,6 +180,7 @@ class _Connection(http.client.HTTPConnection):
 
     def abort(self) -> None:
         """Wake who waits for this connection, which is of no use any more."""
+        self.is_aborted = True
         if (found := self.sock) is not None:
             with contextlib.suppress(OSError):
                 found.shutdown(socket.SHUT_RDWR)
@@ -192,10 +195,12 @@ class _Connection(http.client.HTTPConnection):
             raise TimeoutError("timed out")
         return left_s
 
-    def read_into(self, sock: socket.socket, buffer: Buffer) -> int:
-        """Read what has come, or wait for it until the dead-line."""
+    def prepare(self, sock: socket.socket) -> None:
+        """Have the next read from a socket end at the dead-line."""
         sock.settimeout(self._left_s())
-        return sock.recv_into(buffer)
+        # Servers of this kind send head and body apart, and the body only when the head has been
+        # acknowledged, which the kernel puts off for 40 ms unless it is told not to, each time.
+        sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
 
 
 class _Line(io.RawIOBase):
@@ -203,6 +208,8 @@ class _Line(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, connection: _Connection) -> None:
         self._sock, self._connection = sock, connection
+        # `http.client` closes the socket when it is the last reply; this keeps it until it is read.
+        self._raw = sock.makefile("rb", buffering=0)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """Return a buffer around it: what `http.client` wants of a socket."""
@@ -211,8 +218,13 @@ class _Line(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer, /) -> int:
-        return self._connection.read_into(self._sock, buffer)
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        self._connection.prepare(self._sock)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def check_place(place: str) -> tuple[str, int]:

@@ -220,7 +220,7 @@ class Contact:
         except VdagError as err:
             logger.debug("node %s, %s: %s", self.node_addr, job_uid, err)
             return
-        is_news = bool(runtime) and runtime != job.runtime
+        is_news = bool(runtime) and "status" not in runtime and runtime != job.runtime
         if is_news and self._tell(RuntimeReported(0, job_uid, runtime)):
             job.runtime = runtime
 

@@ -119,11 +119,10 @@ def times_of(found: Found, offered_ns: int, begun_ns: int, ended_ns: int) -> lis
         begun_ns: when it was its turn.
         ended_ns: when the answer was there.
     """
-    way_ns = 0
-    if found.compute_ns:
-        way_ns = max(ended_ns - begun_ns - found.compute_ns, 0) // 2
-    start_ns, end_ns = begun_ns + way_ns, ended_ns - way_ns
-    return [start_ns, end_ns, found.pid, start_ns - (begun_ns - offered_ns)]
+    whole_ns = ended_ns - begun_ns
+    compute_ns = min(found.compute_ns or whole_ns, whole_ns)
+    start_ns = begun_ns + (whole_ns - compute_ns) // 2
+    return [start_ns, start_ns + compute_ns, found.pid, start_ns - (begun_ns - offered_ns)]
 
 
 def _without_pixels(header: Header) -> Header:

@@ -38,10 +38,15 @@ class HostBack:
 
 @dataclass(frozen=True, slots=True)
 class PeerBack:
-    """A node that the plan needs has joined again, and may take frames at another landing."""
+    """A node that the plan needs has joined again, and may take frames at another landing.
+
+    Attributes:
+        lost: the landing whose frames will not come home, for it is another process; else empty.
+    """
 
     now_ns: int
     query_id: str
+    lost: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ class Moves(Steps):
     def _reroute(self, case: Case, event: PeerBack) -> None:
         assert case.plan is not None, "a placed query has a plan"
         if case.has_job and not find_lost(case.query, case.plan, self._nodes):
-            self._send(case, case.plan, event.now_ns)
+            self._send(case, case.plan, event.now_ns, event.lost)
 
     def _reconsider(self, case: Case, event: Reconsider) -> None:
         case.failures = 0

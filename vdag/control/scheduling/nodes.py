@@ -12,6 +12,10 @@ from vdag.plan import Placement
 __all__ = ["Nodes"]
 
 
+#: Nodes that were lost and may come back.
+MAX_LEFT = 4096
+
+
 class Nodes:
     """The live nodes, in the order in which they joined."""
 
@@ -21,6 +25,7 @@ class Nodes:
         self._by_ip: dict[str, dict[str, None]] = {}
         self._shares: dict[str, dict[str, Any]] = {}
         self._bandwidth: dict[str, Mapping[str, float]] = {}
+        self._left: dict[str, str] = {}  # sessions of nodes that were lost
         #: Rises whenever a plan might be made differently: nodes came or went, tasks did.
         self.version = 0
 
@@ -38,6 +43,12 @@ class Nodes:
         """Return all of them."""
         return tuple(self._alive.values())
 
+    def is_started_anew(self, node: NodeInfo) -> bool:
+        """Whether a node that wants to join is another process than when it was here last."""
+        known = self._alive.get(node.node_addr)
+        session = self._left.get(node.node_addr) if known is None else known.session
+        return session is not None and session != node.session
+
     def join(self, node: NodeInfo, now_ns: int) -> NodeInfo | None:
         """Take a node, in place of what was known of it; return that if it was alive."""
         known = self._alive.get(node.node_addr)
@@ -53,6 +64,10 @@ class Nodes:
         """Forget a live node."""
         node = self._alive.pop(node_addr)
         self._forget_ip(node)
+        self._left.pop(node_addr, None)
+        self._left[node_addr] = node.session
+        if len(self._left) > MAX_LEFT:
+            del self._left[next(iter(self._left))]
         del self._seen_ns[node_addr], self._shares[node_addr]
         self._bandwidth.pop(node_addr, None)
         self.version += 1

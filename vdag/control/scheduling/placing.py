@@ -111,13 +111,22 @@ def _placed(node: NodeInfo, role: str, model_id: int, host: str) -> Placement:
 def _substitute(task: str, model_id: int, host_addr: str, nodes: Nodes) -> Placement:
     host = nodes.get(host_addr)
     for wanted in (model_id, None):
-        able = [node for node in nodes.alive() if _can(node, task, wanted, host)]
+        able = [
+            node
+            for node in nodes.alive()
+            if _can(node, task, wanted, host) and _is_known_to(node, host)
+        ]
         if able:
             node = min(able, key=lambda node: _distance(node, host_addr))
             models: Any = node.services[task].models if task in node.services else ()
             chosen = model_id if wanted is not None or not models else models[0]
             return _placed(node, "", chosen, host_addr)
     raise PlanError(f"no live node offers {task}")
+
+
+def _is_known_to(node: NodeInfo, host: NodeInfo | None) -> bool:
+    """Whether a node may be chosen unasked: of one that does not say what it offers, others do."""
+    return node.dialect == "channel" or (host is not None and host.dialect != "channel")
 
 
 def _distance(node: NodeInfo, host: str) -> tuple[bool, bool]:

@@ -119,16 +119,20 @@ class Steps:
 
     def _start(self, case: Case, plan: Plan, now_ns: int) -> None:
         case.has_job = True
-        routes = routes_of(case.query, plan, self._nodes)
+        routes = case.routes = routes_of(case.query, plan, self._nodes)
         self._out.append(StartJob(case.host, case.query, plan, routes))
         if case.state is not QueryState.READY:
             case.state = QueryState.READY
             self._record(case)
         self._set_push(case, now_ns)
 
-    def _send(self, case: Case, plan: Plan, now_ns: int) -> None:
-        routes = routes_of(case.query, plan, self._nodes)
-        self._out.append(SendPlan(case.host, case.query_id, plan, routes))
+    def _send(self, case: Case, plan: Plan, now_ns: int, lost: str = "") -> None:
+        """Have the host follow a plan; `lost`: a landing whose frames will not come home."""
+        before, case.routes = case.routes, routes_of(case.query, plan, self._nodes)
+        gone = {lost} if lost else set()
+        if before != case.routes:
+            gone |= {*before.values()} - {node.landing for node in self._nodes.alive()}
+        self._out.append(SendPlan(case.host, case.query_id, plan, case.routes, tuple(sorted(gone))))
         self._set_push(case, now_ns)
 
     def _take_up(self, case: Case, plan: Plan, now_ns: int) -> None:
