@@ -141,7 +141,7 @@ def over_channel(folder: Path, count: int) -> list[float]:
     from vdag.control.controller import Controller, ControllerSettings
     from vdag.control.desk import QueryRequest
     from vdag.control.records import Store
-    from vdag.control.scheduler import SchedulerSettings
+    from vdag.control.scheduling.scheduler import SchedulerSettings
     from vdag.graph import Graph
     from vdag.plan import Constraint
 

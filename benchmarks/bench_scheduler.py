@@ -17,7 +17,9 @@ import pytest
 from comparison import Comparison, quantile
 
 from vdag.control.advisers import Advisers
-from vdag.control.events import (
+from vdag.control.policies import BUILT_IN, Policy
+from vdag.control.policies.golden import golden
+from vdag.control.scheduling.events import (
     Event,
     NodeInfo,
     NodeJoined,
@@ -30,10 +32,8 @@ from vdag.control.events import (
     Tick,
     VideoInfo,
 )
-from vdag.control.instructions import AskPolicy, SendPlan, StartJob
-from vdag.control.policies import BUILT_IN, Policy
-from vdag.control.policies.golden import golden
-from vdag.control.scheduler import Scheduler
+from vdag.control.scheduling.instructions import AskPolicy, SendPlan, StartJob
+from vdag.control.scheduling.scheduler import Scheduler
 from vdag.graph import Graph
 from vdag.plan import Constraint
 

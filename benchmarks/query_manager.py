@@ -13,7 +13,7 @@ from pathlib import Path
 import uvicorn
 
 from vdag.control.controller import Controller, ControllerSettings
-from vdag.control.query import Parts, create_app
+from vdag.control.queries import Parts, create_app
 from vdag.control.records import Store
 
 

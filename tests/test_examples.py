@@ -14,8 +14,8 @@ import pytest
 import vdag
 from vdag.config import load_config
 from vdag.control.advisers import Advisers
-from vdag.control.events import NodeInfo, PlanProposed, ServiceInfo, VideoInfo
-from vdag.control.instructions import AskPolicy, Question
+from vdag.control.scheduling.events import NodeInfo, PlanProposed, ServiceInfo, VideoInfo
+from vdag.control.scheduling.instructions import AskPolicy, Question
 from vdag.graph import Edge, Graph
 from vdag.plan import Placement, Plan, VideoConf
 from vdag.tasks import base, signatures

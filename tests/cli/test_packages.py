@@ -5,7 +5,7 @@ from pathlib import Path
 from package_kit import task_json, zip_of
 
 from vdag.config import PackagesConfig
-from vdag.control.packages import PackageStore
+from vdag.control.service.packages import PackageStore
 
 
 def store(folder: Path, name: str) -> str:

@@ -16,10 +16,16 @@ import psutil
 import pytest
 from scheduler_kit import CONF, HOST, TASKS, mapping, node
 
-from vdag.control.advice import MAX_ANSWER_NBYTES, Advised, FrameReader, decode_reply, frame
 from vdag.control.advisers import Advisers
-from vdag.control.events import PlanProposed, PolicyFailed
-from vdag.control.instructions import AskPolicy, Question
+from vdag.control.advisers.advice import (
+    MAX_ANSWER_NBYTES,
+    Advised,
+    FrameReader,
+    decode_reply,
+    frame,
+)
+from vdag.control.scheduling.events import PlanProposed, PolicyFailed
+from vdag.control.scheduling.instructions import AskPolicy, Question
 from vdag.errors import ConfigError, FrameFormatError
 
 #: Longer than anything here takes, even on a machine that has other things to do.
@@ -172,7 +178,9 @@ def children() -> set[int]:
 
 def advisers() -> list[psutil.Process]:
     return [
-        child for child in psutil.Process().children() if "vdag.control.adviser" in child.cmdline()
+        child
+        for child in psutil.Process().children()
+        if "vdag.control.advisers.adviser" in child.cmdline()
     ]
 
 
@@ -203,7 +211,7 @@ def test_numbers_of_numpy_are_numbers(desk):
 
 
 def test_what_a_policy_prints_does_not_mix_with_its_answers(desk, caplog):
-    with caplog.at_level(logging.INFO, logger="vdag.control.counsel"):
+    with caplog.at_level(logging.INFO, logger="vdag.control.advisers.counsel"):
         assert isinstance(desk.ask("print"), PlanProposed)
         assert isinstance(desk.ask("plain"), PlanProposed)
     assert f"policy {desk.policy}: yyyy" in caplog.text

@@ -32,13 +32,13 @@ from channel_kit import (
 from vdag.control import agent as agent_module
 from vdag.control import wire
 from vdag.control.agent import Agent, Profile
+from vdag.control.agent.notebook import Notebook
 from vdag.control.cluster import Hearsay, execute_urls
 from vdag.control.controller import Controller
-from vdag.control.events import JobInfo, QueryState
 from vdag.control.jobs import Jobs
-from vdag.control.notebook import Notebook
 from vdag.control.records import NewQuery, Store
-from vdag.control.scheduler import SchedulerSettings
+from vdag.control.scheduling.events import JobInfo, QueryState
+from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import ConfigError
 from vdag.plan import Constraint
 from vdag.transport.keys import KeyFolder

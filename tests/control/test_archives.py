@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from package_kit import zip_of, zip_of_entries
 
-from vdag.control.archives import unpack
+from vdag.control.service.archives import unpack
 from vdag.errors import ConfigError, PayloadTooLarge
 
 LIMIT = 1 << 20

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vdag import _native as native
-from vdag.control.bodies import LIFTED_NBYTES, lift
-from vdag.control.images import Bounds
-from vdag.control.schemas import JSON, RequestReader
+from vdag.control.service.bodies import LIFTED_NBYTES, lift
+from vdag.control.service.images import Bounds
+from vdag.control.service.schemas import JSON, RequestReader
 from vdag.errors import ConfigError, ImageError
 from vdag.graph import Signature
 

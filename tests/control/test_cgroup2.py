@@ -17,10 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vdag.control import cgroups
-from vdag.control.cgroups import Kernel
-from vdag.control.enforcement import Limit
-from vdag.control.limits import Limits
+from vdag.control.limits import Limits, cgroups
+from vdag.control.limits.cgroups import Kernel
+from vdag.control.limits.enforcement import Limit
 from vdag.errors import LimitsUnavailable
 
 TOTAL = psutil.virtual_memory().total

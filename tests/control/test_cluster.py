@@ -7,7 +7,6 @@ from channel_kit import TASK, view
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdag.control import membership as membership_module
 from vdag.control import wire
 from vdag.control.cluster import (
     Alone,
@@ -21,7 +20,8 @@ from vdag.control.cluster import (
     system_status,
     view_of_card,
 )
-from vdag.control.membership import Membership, ip_of
+from vdag.control.controller import membership as membership_module
+from vdag.control.controller.membership import Membership, ip_of
 from vdag.errors import ConfigError
 
 MINE = view(address="10.0.0.7")

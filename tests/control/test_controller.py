@@ -24,9 +24,9 @@ from channel_kit import (
 from vdag.control import wire
 from vdag.control.controller import Controller
 from vdag.control.desk import Jobs, NodeJoining
-from vdag.control.events import DispatchFailed
-from vdag.control.instructions import SendPlan, StartJob, StopJob
 from vdag.control.records import FrameResult, Store
+from vdag.control.scheduling.events import DispatchFailed
+from vdag.control.scheduling.instructions import SendPlan, StartJob, StopJob
 from vdag.errors import ChannelClosed, ConfigError, PlanError, Saturated, TransportError
 from vdag.plan import Constraint
 from vdag.transport.keys import KeyFolder

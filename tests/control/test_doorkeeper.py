@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vdag.control.apps import new_app
-from vdag.control.doorkeeper import Doorkeeper
+from vdag.control.http.app import new_app
+from vdag.control.http.doorkeeper import Doorkeeper
 
 TOKEN = "correct-horse-battery"
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from vdag import tasks
-from vdag.control.execution import WINDOW, Execution
-from vdag.control.images import Bounds, from_msgpack
-from vdag.control.schemas import Work
+from vdag.control.service.execution import WINDOW, Execution
+from vdag.control.service.images import Bounds, from_msgpack
+from vdag.control.service.schemas import Work
 from vdag.errors import ChannelClosed, ImageError, PayloadTooLarge, Saturated, StageError
 from vdag.transport.exchange import Exchange
 from vdag.workers import WorkerPool

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from request_kit import JPEG, KINDS, PIXELS, form, look, readers, requests
 
-from vdag.control.schemas import JSON, MSGPACK
+from vdag.control.service.schemas import JSON, MSGPACK
 from vdag.errors import ImageError
 
 READERS = readers()

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdag import _native as native
-from vdag.control import images
-from vdag.control.images import Bounds
+from vdag.control.service import images
+from vdag.control.service.images import Bounds
 from vdag.errors import ImageError, VdagError
 
 BOUNDS = Bounds(max_pixels=64 * 64, max_pictures=4, max_nbytes=1 << 16)
@@ -78,7 +78,7 @@ def test_lists_of_two_levels_are_a_gray_picture():
 
 
 def test_lists_longer_than_a_block_are_read(monkeypatch):
-    monkeypatch.setattr("vdag.control.json_lists.BLOCK_NBYTES", 16)
+    monkeypatch.setattr("vdag.control.service.json_lists.BLOCK_NBYTES", 16)
     assert np.array_equal(pixels(images.from_json(text(PICTURE.tolist()), BOUNDS)), PICTURE)
 
 
@@ -248,7 +248,7 @@ def test_whatever_json_comes_the_answer_is_a_picture_or_an_error(value):
 
 @given(st.lists(st.text(), max_size=4))
 def test_strings_are_split_as_a_parser_would(texts):
-    from vdag.control.json_lists import split_strings
+    from vdag.control.service.json_lists import split_strings
 
     value = memoryview(json.dumps(texts, separators=(" , ", ":")).encode())
     assert [json.loads(bytes(item)) for item in split_strings(value)] == texts

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from vdag.control.inbox import Inbox
+from vdag.control.controller.inbox import Inbox
 from vdag.errors import ChannelClosed, PlanError, Saturated, VdagError
 
 TIMEOUT_S = 30.0

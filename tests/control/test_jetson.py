@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vdag.control.gpu import GpuState
-from vdag.control.jetson import JetsonGpu
-from vdag.control.nvml import NvmlGpus
 from vdag.control.resources import find_gpus
+from vdag.control.resources.gpu import GpuState
+from vdag.control.resources.jetson import JetsonGpu
+from vdag.control.resources.nvml import NvmlGpus
 
 SYSFS = Path(__file__).with_name("sysfs")
 

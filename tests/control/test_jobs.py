@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from vdag.config import VideoConfig
-from vdag.control.events import QueryState
-from vdag.control.job_run import Site, lane_of
 from vdag.control.jobs import JobManager
+from vdag.control.jobs.run import Site, lane_of
+from vdag.control.scheduling.events import QueryState
 from vdag.errors import ConfigError, GraphError, NotFound, PlanError
 from vdag.graph import Graph
 from vdag.plan import Constraint, Placement, Plan, VideoConf

@@ -16,8 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vdag.control import cgroups
-from vdag.control.limits import Limit, Limits
+from vdag.control.limits import Limit, Limits, cgroups
 from vdag.errors import ConfigError, LimitsUnavailable
 
 ROOT = str(Path(__file__).parents[2])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vdag.control.gpu import GpuState
-from vdag.control.nvml import NvmlGpus
+from vdag.control.resources.gpu import GpuState
+from vdag.control.resources.nvml import NvmlGpus
 
 
 class FakeNvml:

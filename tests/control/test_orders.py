@@ -6,9 +6,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from vdag.control import orders as orders_module
 from vdag.control import wire
-from vdag.control.orders import OrderBook
+from vdag.control.controller import orders as orders_module
+from vdag.control.controller.orders import OrderBook
 from vdag.errors import FrameFormatError
 from vdag.plan import Placement, Plan, VideoConf
 

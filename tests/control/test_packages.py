@@ -17,8 +17,8 @@ from node_kit import Caller, Running
 from package_kit import DENSITY, KIND, form, task_json, zip_of
 
 from vdag.config import PackagesConfig
-from vdag.control import packages
-from vdag.control.packages import Package, PackageStore
+from vdag.control.service import packages
+from vdag.control.service.packages import Package, PackageStore
 from vdag.errors import (
     ConfigError,
     GraphError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vdag.control.cluster import NodeView
-from vdag.control.places import PlacesOfPlans
+from vdag.control.jobs.places import PlacesOfPlans
 from vdag.errors import ConfigError
 from vdag.plan import Placement, Plan, VideoConf
 

@@ -11,7 +11,8 @@ import pytest
 from scheduler_kit import CLOUD, EDGE, HOST, QUERY, TASKS, Story, mapping, node, query
 
 from vdag.control import policies
-from vdag.control.events import (
+from vdag.control.policies import Policy
+from vdag.control.scheduling.events import (
     ConstraintChanged,
     NodeJoined,
     NodeLeft,
@@ -19,9 +20,14 @@ from vdag.control.events import (
     RuntimeReported,
     ServiceInfo,
 )
-from vdag.control.events import VideoInfo as Video
-from vdag.control.instructions import AskPolicy, Question, RecordFault, SendPlan, StartJob
-from vdag.control.policies import Policy
+from vdag.control.scheduling.events import VideoInfo as Video
+from vdag.control.scheduling.instructions import (
+    AskPolicy,
+    Question,
+    RecordFault,
+    SendPlan,
+    StartJob,
+)
 from vdag.errors import ConfigError, PlanError
 from vdag.plan import Constraint, Placement, Plan, VideoConf
 
@@ -298,7 +304,7 @@ def test_a_name_from_the_network_counts_only_if_the_operator_has_listed_it():
 
 def test_plans_are_made_without_any_engine_decoder_or_socket():
     code = (
-        "import sys, vdag.control.scheduler, vdag.control.advisers, vdag.control.adviser\n"
+        "import sys, vdag.control.scheduling.scheduler, vdag.control.advisers.adviser\n"
         "heavy = {'cv2', 'av', 'onnxruntime', 'tensorrt', 'zmq'}\n"
         "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
     )

@@ -12,9 +12,8 @@ import pytest
 from desk_kit import FakeDesk, Serving
 from node_kit import Caller
 
-from vdag.control.queries import asking
+from vdag.control.queries import Parts, asking
 from vdag.control.queries import parts as parts_module
-from vdag.control.query import Parts
 from vdag.control.records import Store
 from vdag.errors import Saturated
 
@@ -709,7 +708,7 @@ def test_every_endpoint_is_documented_with_its_example(caller):
 def test_the_query_side_loads_no_engine_and_no_decoder():
     code = (
         "import sys\n"
-        "import vdag.control.query, vdag.control.desk, vdag.control.records\n"
+        "import vdag.control.queries, vdag.control.desk, vdag.control.records\n"
         "heavy = {'cv2', 'av', 'onnxruntime', 'tensorrt', 'pynvml'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

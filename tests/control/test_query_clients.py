@@ -14,8 +14,8 @@ from desk_kit import FakeDesk, Serving
 from node_kit import Caller
 from reference_clients import Broken, FrontEnd, NewerNode, OldCloud, OldNode
 
+from vdag.control.queries import Parts
 from vdag.control.queries.documents import job_info, job_plan
-from vdag.control.query import Parts
 from vdag.control.records import Store
 
 PIPELINE = ["face_detection", "face_alignment"]

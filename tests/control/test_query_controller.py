@@ -12,7 +12,7 @@ from node_kit import Caller
 from reference_clients import FrontEnd, NewerNode
 
 from vdag.control.controller import Controller, ControllerSettings
-from vdag.control.query import Parts
+from vdag.control.queries import Parts
 from vdag.control.records import Store
 
 PIPELINE = ["face_detection", "face_alignment"]

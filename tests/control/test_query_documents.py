@@ -12,7 +12,7 @@ import pytest
 from desk_kit import FakeDesk, Serving
 from node_kit import Caller
 
-from vdag.control.query import Parts
+from vdag.control.queries import Parts
 from vdag.control.records import Store
 
 DOCUMENTS = Path(__file__).parents[1] / "documents" / "query"

@@ -13,8 +13,7 @@ import pytest
 from desk_kit import FakeDesk, Serving
 
 from vdag.control.desk import QueryRequest
-from vdag.control.queries import stream
-from vdag.control.query import Parts
+from vdag.control.queries import Parts, stream
 from vdag.control.records import Retention, Store, read_frame
 from vdag.graph import Graph
 from vdag.plan import Constraint

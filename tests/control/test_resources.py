@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vdag.control.gpu import GpuState
-from vdag.control.processes import ProcessMeter
 from vdag.control.resources import (
     Counters,
     DeviceState,
@@ -21,6 +19,8 @@ from vdag.control.resources import (
     default_interfaces,
     state_between,
 )
+from vdag.control.resources.gpu import GpuState
+from vdag.control.resources.processes import ProcessMeter
 from vdag.errors import ConfigError
 
 #: Far beyond what any sample takes on a busy machine.

@@ -19,7 +19,7 @@ from scheduler_kit import (
     query,
 )
 
-from vdag.control.events import (
+from vdag.control.scheduling.events import (
     ConstraintChanged,
     JobReported,
     NodeJoined,
@@ -34,7 +34,7 @@ from vdag.control.events import (
     ServiceInfo,
     VideoInfo,
 )
-from vdag.control.instructions import (
+from vdag.control.scheduling.instructions import (
     AskPolicy,
     RecordFault,
     RecordPlan,
@@ -43,7 +43,7 @@ from vdag.control.instructions import (
     StartJob,
     StopJob,
 )
-from vdag.control.scheduler import SchedulerSettings
+from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import ConfigError, InvalidTransition
 from vdag.graph import Graph
 from vdag.plan import Constraint, Placement, Plan, VideoConf

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from scheduler_kit import CLOUD, CONF, EDGE, HOST, TASKS, S, node, query
 
-from vdag.control.events import (
+from vdag.control.scheduling.events import (
     ConstraintChanged,
     DispatchFailed,
     Event,
@@ -38,7 +38,7 @@ from vdag.control.events import (
     ServiceInfo,
     Tick,
 )
-from vdag.control.instructions import (
+from vdag.control.scheduling.instructions import (
     AskPolicy,
     Instruction,
     RecordFault,
@@ -48,7 +48,7 @@ from vdag.control.instructions import (
     StartJob,
     StopJob,
 )
-from vdag.control.scheduler import Scheduler
+from vdag.control.scheduling.scheduler import Scheduler
 from vdag.plan import Constraint, Plan
 
 NODES = (HOST, EDGE, CLOUD)

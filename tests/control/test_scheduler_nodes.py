@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from scheduler_kit import CLOUD, CONF, EDGE, HOST, QUERY, TASKS, S, Story, mapping, node, query
 
-from vdag.control.events import (
+from vdag.control.scheduling.events import (
     ConstraintChanged,
     DispatchFailed,
     JobInfo,
@@ -23,7 +23,7 @@ from vdag.control.events import (
     ServiceInfo,
     Tick,
 )
-from vdag.control.instructions import (
+from vdag.control.scheduling.instructions import (
     AskPolicy,
     RecordFault,
     RecordPlan,

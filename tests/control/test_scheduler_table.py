@@ -7,8 +7,9 @@ import typing
 import pytest
 from scheduler_kit import CLOUD, CONF, HOST, QUERY, Story, mapping, node, query
 
-from vdag.control import events
-from vdag.control.events import (
+from vdag.control.scheduling import consequences, events
+from vdag.control.scheduling.cases import Case, Cases
+from vdag.control.scheduling.events import (
     ConstraintChanged,
     JobReported,
     NodeJoined,
@@ -23,8 +24,6 @@ from vdag.control.events import (
     QuerySubmitted,
     RuntimeReported,
 )
-from vdag.control.scheduling import consequences
-from vdag.control.scheduling.cases import Case, Cases
 from vdag.control.scheduling.moves import TABLE, Moves
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.settings import SchedulerSettings

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdag import tasks
-from vdag.control import schemas
-from vdag.control.images import Bounds
-from vdag.control.schemas import LimitProcess, LimitTask, RequestReader, read_json
+from vdag.control.service import schemas
+from vdag.control.service.images import Bounds
+from vdag.control.service.schemas import LimitProcess, LimitTask, RequestReader, read_json
 from vdag.errors import ConfigError, ImageError
 
 JSON, MSGPACK = "application/json", "application/msgpack"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from node_kit import Caller, Running
 
-from vdag.control import cgroups
+from vdag.control.limits import cgroups
 
 CORES = os.cpu_count() or 1
 #: Processes that could keep half of the machine busy.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vdag import _native as native
-from vdag.control.live import MAX_WATCHERS, LiveView
+from vdag.control.jobs.live import MAX_WATCHERS, LiveView
 from vdag.control.sidechannel import create_cloud_app, create_node_app
 from vdag.errors import Saturated
 from vdag.frame import Frame

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vdag.control import spool as spool_module
 from vdag.control import wire
-from vdag.control.spool import Spool
+from vdag.control.agent import spool as spool_module
+from vdag.control.agent.spool import Spool
 
 RUN = "0123456789abcdef"
 BATCH = 1 << 16

@@ -14,13 +14,13 @@ import zmq
 
 from vdag.control import wire
 from vdag.control.agent import Agent, Profile
+from vdag.control.agent.notebook import Notebook
 from vdag.control.cluster import NodeView, ServiceView
 from vdag.control.controller import Controller, ControllerSettings
 from vdag.control.desk import QueryRequest
-from vdag.control.events import JobInfo, QueryState
-from vdag.control.notebook import Notebook
 from vdag.control.records import Store
-from vdag.control.scheduler import SchedulerSettings
+from vdag.control.scheduling.events import JobInfo, QueryState
+from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import ConfigError
 from vdag.graph import Graph
 from vdag.plan import Constraint, Plan

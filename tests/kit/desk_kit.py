@@ -13,8 +13,8 @@ from typing import Any
 import uvicorn
 
 from vdag.control.desk import Jobs, KnownNode, KnownVideo, NodeJoining, QueryRequest, QueryView
+from vdag.control.queries import Parts, create_app
 from vdag.control.queries.documents import view_of_record
-from vdag.control.query import Parts, create_app
 from vdag.control.records import ENDED, FrameResult, NewQuery, Store
 from vdag.errors import Saturated
 

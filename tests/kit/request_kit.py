@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdag import _native as native
-from vdag.control.images import Bounds, Picture
-from vdag.control.schemas import FORM, JSON, MSGPACK, Order, RequestReader
+from vdag.control.service.images import Bounds, Picture
+from vdag.control.service.schemas import FORM, JSON, MSGPACK, Order, RequestReader
 from vdag.errors import VdagError
 from vdag.tasks import find
 

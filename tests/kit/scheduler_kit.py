@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vdag.control.events import (
+from vdag.control.scheduling.events import (
     Event,
     NodeInfo,
     NodeJoined,
@@ -17,8 +17,8 @@ from vdag.control.events import (
     Tick,
     VideoInfo,
 )
-from vdag.control.instructions import AskPolicy, Instruction
-from vdag.control.scheduler import Scheduler, SchedulerSettings
+from vdag.control.scheduling.instructions import AskPolicy, Instruction
+from vdag.control.scheduling.scheduler import Scheduler, SchedulerSettings
 from vdag.graph import Graph
 from vdag.plan import Constraint
 

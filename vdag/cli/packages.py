@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vdag.config import load_config
-from vdag.control.packages import Package, PackageStore
+from vdag.control.service.packages import Package, PackageStore
 from vdag.errors import ConfigError
 
 __all__ = ["packages"]

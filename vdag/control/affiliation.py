@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from vdag.config import Config
 from vdag.control import wire
 from vdag.control.agent import Agent, Profile
+from vdag.control.agent.notebook import Notebook
 from vdag.control.cluster import Alone, Cluster, Fleet, Hearsay, NodeView
 from vdag.control.controller import Controller, ControllerSettings
-from vdag.control.membership import draw_session
-from vdag.control.notebook import Notebook
+from vdag.control.controller.membership import draw_session
 from vdag.control.records import Retention, Store
 from vdag.control.rest.dispatch import Dispatch
-from vdag.control.scheduler import SchedulerSettings
+from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.transport.address import Address
 from vdag.transport.channel import private_folder
 from vdag.transport.keys import KeyFolder, default_folder
@@ -32,7 +32,7 @@ from vdag.transport.keys import KeyFolder, default_folder
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from vdag.control.delivery import Dispatching
+    from vdag.control.controller.delivery import Dispatching
     from vdag.control.jobs import Jobs
     from vdag.transport.channel import Curve
 

@@ -20,9 +20,9 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from vdag.control import openapi
-from vdag.control.apps import new_app
-from vdag.control.gate import BodyRoom
+from vdag.control.http import openapi
+from vdag.control.http.app import new_app
+from vdag.control.http.gate import BodyRoom
 from vdag.errors import ConfigError, Saturated
 
 __all__ = ["View", "Views", "create_cloud_app", "create_node_app"]

@@ -27,13 +27,15 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from vdag.config import CloudConfig, Config, EdgeConfig, ServiceConfig
-from vdag.control import job, query, service, sidechannel
+from vdag.control import queries as query
+from vdag.control import service, sidechannel
 from vdag.control.affiliation import Affiliation
 from vdag.control.cluster import NodeView
-from vdag.control.doorkeeper import Doorkeeper
-from vdag.control.execution import Execution
-from vdag.control.gate import BodyRoom
-from vdag.control.replies import Place
+from vdag.control.http.doorkeeper import Doorkeeper
+from vdag.control.http.gate import BodyRoom
+from vdag.control.jobs import app as job
+from vdag.control.service.execution import Execution
+from vdag.control.service.replies import Place
 from vdag.node.listening import Door, Servers, address_of, bind
 from vdag.node.systemd import notify_systemd, watch_interval_s
 from vdag.node.workplace import Workplace
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
     from typing_extensions import Self
 
-    from vdag.control.staff import Staff
+    from vdag.control.service.staff import Staff
 
 __all__ = ["Node", "notify_systemd", "run"]
 

@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from vdag.config import Config
-from vdag.control import job, wire
+from vdag.control import wire
 from vdag.control.affiliation import Affiliation
-from vdag.control.job_run import Site
 from vdag.control.jobs import JobManager, Reporter
-from vdag.control.places import PlacesOfPlans
+from vdag.control.jobs import app as job
+from vdag.control.jobs.places import PlacesOfPlans
+from vdag.control.jobs.run import Site
 from vdag.control.rest.envoy import Envoy, Registration
 from vdag.control.rest.intake import Intake
 from vdag.control.rest.puller import Puller
@@ -25,7 +26,7 @@ from vdag.transport.peers import Peers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from vdag.control.live import LiveView
+    from vdag.control.jobs.live import LiveView
     from vdag.node.worksite import Worksite
 
 __all__ = ["Workplace"]

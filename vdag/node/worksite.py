@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from vdag.config import Config
 from vdag.control.cluster import NodeView, ServiceView
 from vdag.control.limits import Limits
-from vdag.control.packages import PackageStore, load_enabled
 from vdag.control.resources import Sampler
-from vdag.control.staff import Staff
+from vdag.control.service.packages import PackageStore, load_enabled
+from vdag.control.service.staff import Staff
 from vdag.tasks.modules import load_module
 from vdag.transport.exchange import Exchange
 from vdag.workers import WorkerPool

@@ -17,7 +17,11 @@ from node_kit import Caller
 from reference_clients import FrontEnd, OldNode, Server
 
 from vdag.control.controller import Controller
-from vdag.control.events import (
+from vdag.control.queries import Parts
+from vdag.control.records import Store
+from vdag.control.rest.contact import plan_of
+from vdag.control.rest.dispatch import Dispatch
+from vdag.control.scheduling.events import (
     DispatchFailed,
     Event,
     JobReported,
@@ -25,12 +29,8 @@ from vdag.control.events import (
     QueryState,
     RuntimeReported,
 )
-from vdag.control.instructions import SendPlan, StartJob, StopJob
-from vdag.control.query import Parts
-from vdag.control.records import Store
-from vdag.control.rest.contact import plan_of
-from vdag.control.rest.dispatch import Dispatch
-from vdag.control.scheduler import SchedulerSettings
+from vdag.control.scheduling.instructions import SendPlan, StartJob, StopJob
+from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import Saturated
 from vdag.graph import Graph
 from vdag.plan import Constraint, Placement, Plan, VideoConf

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from vdag.control.instructions import Question
+from vdag.control.scheduling.instructions import Question
 from vdag.errors import ConfigError, PlanError
 
 __all__ = ["Answer", "Policy", "flat_resource_info"]

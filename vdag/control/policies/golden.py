@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vdag.control.events import NodeInfo, VideoInfo
+from vdag.control.scheduling.events import NodeInfo, VideoInfo
 from vdag.errors import PlanError
 from vdag.plan import Plan
 from vdag.sampling import RESOLUTIONS

@@ -13,7 +13,7 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from vdag.control.desk import Desk, QueryView
-from vdag.control.gate import BodyRoom
+from vdag.control.http.gate import BodyRoom
 from vdag.control.queries import schemas
 from vdag.control.queries.documents import view_of_record
 from vdag.control.records import Store, read_query_id, write_query_id

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from vdag import _native as native
-from vdag.control.images import Bounds, Picture, from_text
+from vdag.control.service.images import Bounds, Picture, from_text
 from vdag.errors import FrameFormatError, GraphError, ImageError
 from vdag.results import PICTURES, Outputs, to_json
 from vdag.tasks.base import find

@@ -18,9 +18,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from vdag.control.events import DispatchFailed, Event, JobReported, QueryState, RuntimeReported
-from vdag.control.instructions import Order, SendPlan, StartJob
 from vdag.control.rest.caller import Caller, Reply
+from vdag.control.scheduling.events import (
+    DispatchFailed,
+    Event,
+    JobReported,
+    QueryState,
+    RuntimeReported,
+)
+from vdag.control.scheduling.instructions import Order, SendPlan, StartJob
 from vdag.errors import VdagError
 from vdag.plan import Plan, ResourceLimit, VideoConf
 from vdag.sampling import RESOLUTIONS

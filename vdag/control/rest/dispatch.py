@@ -17,9 +17,9 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from vdag.control.events import JobReported, QueryState
-from vdag.control.instructions import Order, SendPlan, StartJob, StopJob
 from vdag.control.rest.contact import Contact, Listener
+from vdag.control.scheduling.events import JobReported, QueryState
+from vdag.control.scheduling.instructions import Order, SendPlan, StartJob, StopJob
 from vdag.errors import ConfigError, VdagError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vdag.control.events import QueryInfo, QueryState
+from vdag.control.scheduling.events import QueryInfo, QueryState
 from vdag.plan import Plan
 
 __all__ = ["Case", "Cases"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vdag.control.events import JobInfo
+from vdag.control.scheduling.events import JobInfo
 
 __all__ = [
     "CheckDue",

@@ -7,7 +7,18 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from vdag.control.events import (
+from vdag.control.scheduling.cases import Case
+from vdag.control.scheduling.consequences import (
+    CheckDue,
+    Consequence,
+    HostBack,
+    HostLost,
+    PeerBack,
+    PeriodDue,
+    PushDue,
+    Reconsider,
+)
+from vdag.control.scheduling.events import (
     ConstraintChanged,
     JobReported,
     PlanProposed,
@@ -21,18 +32,7 @@ from vdag.control.events import (
     QuerySubmitted,
     RuntimeReported,
 )
-from vdag.control.instructions import StopJob
-from vdag.control.scheduling.cases import Case
-from vdag.control.scheduling.consequences import (
-    CheckDue,
-    Consequence,
-    HostBack,
-    HostLost,
-    PeerBack,
-    PeriodDue,
-    PushDue,
-    Reconsider,
-)
+from vdag.control.scheduling.instructions import StopJob
 from vdag.control.scheduling.placing import find_lost, read_proposal
 from vdag.control.scheduling.steps import Steps
 from vdag.errors import InvalidTransition, PlanError

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from vdag.control.events import NodeInfo, NodeReported, ServiceInfo
+from vdag.control.scheduling.events import NodeInfo, NodeReported, ServiceInfo
 from vdag.plan import Placement
 
 __all__ = ["Nodes"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from vdag.control.events import NodeInfo, PlanProposed, QueryInfo
+from vdag.control.scheduling.events import NodeInfo, PlanProposed, QueryInfo
 from vdag.control.scheduling.nodes import Nodes, has_role
 from vdag.errors import PlanError
 from vdag.plan import Placement, Plan

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vdag.control.events import VideoInfo
-from vdag.control.instructions import Question
 from vdag.control.scheduling.cases import Case
+from vdag.control.scheduling.events import VideoInfo
+from vdag.control.scheduling.instructions import Question
 from vdag.control.scheduling.nodes import Nodes
 
 __all__ = ["question_about"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vdag.control.events import QueryState
-from vdag.control.instructions import (
+from vdag.control.scheduling.cases import Case, Cases
+from vdag.control.scheduling.events import QueryState
+from vdag.control.scheduling.instructions import (
     AskPolicy,
     Instruction,
     RecordFault,
@@ -13,7 +14,6 @@ from vdag.control.instructions import (
     StartJob,
     StopJob,
 )
-from vdag.control.scheduling.cases import Case, Cases
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.placing import find_lost, move_lost, routes_of
 from vdag.control.scheduling.questions import question_about

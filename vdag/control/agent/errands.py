@@ -1,0 +1,77 @@
+"""`Errands`: what the controller has ordered, carried out once each and in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from vdag.control import wire
+from vdag.control.scheduling.events import QueryState
+from vdag.errors import ConfigError, VdagError
+from vdag.graph import Graph
+from vdag.plan import Constraint
+
+if TYPE_CHECKING:
+    from vdag.control.agent.notebook import Notebook
+    from vdag.control.jobs import Jobs
+
+__all__ = ["Errands"]
+
+logger = logging.getLogger(__name__)
+
+
+class Errands:
+    """See above; for one thread.
+
+    Args:
+        jobs: of the node; None if it runs none, then every order is refused.
+        notebook: is told which jobs could not be started, and why.
+
+    Attributes:
+        last: number of the latest order that was carried out, or could not be.
+        count: of such orders, since the start.
+    """
+
+    def __init__(self, jobs: Jobs | None, notebook: Notebook) -> None:
+        self._jobs, self._notebook = jobs, notebook
+        self.last = self.count = 0
+
+    def start_over(self) -> None:
+        """Be ready for the orders of another session, which begin with 1."""
+        self.last = 0
+
+    def carry_out(self, orders: Iterable[wire.Order]) -> None:
+        """Do what has not been done yet; what cannot be done is noted, and not tried again."""
+        for order in orders:
+            if order.number <= self.last:
+                continue
+            self.last = order.number
+            self.count += 1
+            try:
+                self._do(order)
+            except VdagError as err:
+                logger.warning("%s of %s: %s", type(order).__name__, order.job_uid, err)
+                self._refuse(order, str(err))
+            except Exception as err:  # a fault of ours, but no reason to stop the other jobs
+                logger.exception("%s of %s failed", type(order).__name__, order.job_uid)
+                self._refuse(order, f"{type(err).__name__}: {err}")
+
+    def _refuse(self, order: wire.Order, reason: str) -> None:
+        if isinstance(order, wire.StartJob):
+            self._notebook.report_refusal(order.job_uid, QueryState.FAILED, reason)
+
+    def _do(self, order: wire.Order) -> None:
+        if self._jobs is None:
+            raise ConfigError("this node runs no jobs")
+        if isinstance(order, wire.StopJob):
+            self._jobs.stop(order.job_uid, order.reason)
+            return
+        if isinstance(order, wire.StartJob):
+            constraint = Constraint.from_document(wire.read_document(order.constraint))
+            graph = Graph.from_dag(wire.read_document(order.dag))
+            self._jobs.submit(order.job_uid, order.video_id, graph, constraint)
+        if order.plan is not None:
+            self._jobs.update_plan(order.job_uid, order.plan, order.routes, order.names)
+        if isinstance(order, wire.SendPlan) and order.lost:
+            self._jobs.give_up(order.job_uid, order.lost)

@@ -1,0 +1,376 @@
+"""`Conductor`: carries out what the scheduler decides, and tells it what has happened.
+
+One thread's, without a socket and without a clock of its own:
+
+    event -> scheduler -> instructions -> orders to nodes, questions to advisers, records, register
+
+An event that comes too late for its query to take it is passed over; that is no fault.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from vdag.control import wire
+from vdag.control.advisers import Advisers
+from vdag.control.controller.delivery import Delivery
+from vdag.control.controller.foreigners import Foreigners
+from vdag.control.controller.membership import Member, Membership
+from vdag.control.controller.recorder import Recorder
+from vdag.control.controller.register import Register
+from vdag.control.desk import Jobs, KnownNode, KnownVideo, NodeJoining, QueryRequest, QueryView
+from vdag.control.policies import expect_allowed
+from vdag.control.scheduling.events import (
+    ConstraintChanged,
+    Event,
+    JobReported,
+    NodeInfo,
+    NodeJoined,
+    NodeReported,
+    PlanProposed,
+    QueryDeleted,
+    QueryInfo,
+    QueryState,
+    QueryStopped,
+    QuerySubmitted,
+    RuntimeReported,
+    Tick,
+    VideoInfo,
+)
+from vdag.control.scheduling.instructions import (
+    AskPolicy,
+    Instruction,
+    RecordFault,
+    RecordPlan,
+    RecordState,
+    SendPlan,
+    StartJob,
+    StopJob,
+)
+from vdag.control.scheduling.scheduler import Scheduler, SchedulerSettings
+from vdag.errors import FrameFormatError, InvalidTransition, PlanError
+from vdag.plan import Constraint, Plan
+
+__all__ = ["Conductor"]
+
+logger = logging.getLogger(__name__)
+
+
+class Conductor:
+    """See above; for one thread.
+
+    Args:
+        settings: of the scheduler.
+        members: nodes of the plan channel.
+        foreigners: nodes that speak only the documented REST.
+        delivery: takes orders to both.
+        advisers: make plans.
+        recorder: writes down.
+        register: shows queries.
+        policy: of queries that name none.
+        allowed: policies that queries may name, beside those built in.
+
+    Attributes:
+        late: events that came too late to mean anything.
+    """
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        members: Membership,
+        foreigners: Foreigners,
+        delivery: Delivery,
+        advisers: Advisers,
+        *,
+        recorder: Recorder,
+        register: Register,
+        policy: str,
+        allowed: Collection[str] = (),
+    ) -> None:
+        expect_allowed(policy, allowed)
+        self._scheduler = Scheduler(settings)
+        self._members, self._foreigners = members, foreigners
+        self._delivery, self._advisers = delivery, advisers
+        self._recorder, self._register = recorder, register
+        self._policy, self._allowed = policy, allowed
+        self._preferred: dict[str, Mapping[str, Any]] = {}
+        self._constraints: dict[str, Constraint] = {}
+        self._known_key: tuple[int, int, list[bool]] | None = None
+        self._known: tuple[KnownNode, ...] = ()
+        self.late = 0
+
+    # What has happened.
+
+    def take(self, event: Event) -> None:
+        """Tell the scheduler of an event, and do what follows from it."""
+        if isinstance(event, NodeJoined) and event.node.dialect == "channel":
+            self._foreigners.remove(event.node.node_addr)
+        if isinstance(event, RuntimeReported):
+            self._register.measure(event.query_id, event.runtime)
+        todo: deque[Event] = deque([event])
+        while todo:
+            try:
+                instructions = self._scheduler.handle(todo.popleft())
+            except InvalidTransition as err:
+                self.late += 1
+                logger.debug("too late: %s", err)
+                continue
+            for instruction in instructions:
+                self._carry_out(instruction, event.now_ns, todo)
+
+    def record(
+        self, results: Sequence[wire.Result], drops: Sequence[wire.Drops]
+    ) -> Future[Any] | None:
+        """Record what jobs found and lost; see `Recorder.results`."""
+        return self._recorder.results(results, drops)
+
+    def due_ns(self) -> int | None:
+        """Return when `tick` will next have something to do, None for never."""
+        due_ns = (self._scheduler.next_due_ns(), self._advisers.next_due_ns())
+        return min((each for each in due_ns if each is not None), default=None)
+
+    def tick(self, now_ns: int) -> None:
+        """Do what is due, and hear what advisers have to say."""
+        for answer in self._advisers.serve(now_ns):
+            self.take(answer)
+        due_ns = self._scheduler.next_due_ns()
+        if due_ns is not None and now_ns >= due_ns:
+            self.take(Tick(now_ns))
+        if self._recorder.is_behind:
+            self._recorder.flush()
+        for member in self._members:
+            if member.is_alive and not self._scheduler.is_alive(member.node_addr):
+                logger.warning("node %s is away", member.node_addr)
+                self._members.lose(member)
+
+    def restore(self, now_ns: int) -> None:
+        """Take up the queries that are recorded; before any node is heard."""
+        self._advisers.prepare(self._policy, now_ns)
+        for view, event in self._recorder.restore(now_ns):
+            self._register.add(view)
+            self._constraints[view.query_id] = event.query.constraint
+            self.take(event)
+
+    # What users want.
+
+    def record_query(self, request: QueryRequest) -> Future[str]:
+        """Check a query and have it recorded; `admit` is next, with its id.
+
+        Raises:
+            PlanError: its node or its video is not known.
+            ConfigError: so is its policy.
+            Saturated: it cannot be recorded now.
+        """
+        videos = self._videos_of(request.node_addr)
+        if videos is None:
+            raise PlanError(f"node {request.node_addr} has not joined")
+        if request.video_id not in videos:
+            raise PlanError(f"node {request.node_addr} has no video {request.video_id}")
+        policy = request.policy or self._policy
+        expect_allowed(policy, self._allowed)
+        return self._recorder.add(request, policy)
+
+    def admit(self, query_id: str, request: QueryRequest, now_ns: int) -> None:
+        """Begin with a query that is recorded."""
+        policy = request.policy or self._policy
+        self._recorder.known.add(query_id)
+        self._constraints[query_id] = request.constraint
+        self._register.add(
+            QueryView(
+                query_id,
+                request.node_addr,
+                request.video_id,
+                request.graph,
+                request.constraint.to_document(),
+                policy,
+                request.form,
+                created_s=time.time(),
+            )
+        )
+        info = QueryInfo(
+            query_id,
+            request.node_addr,
+            request.video_id,
+            request.graph,
+            request.constraint,
+            policy,
+            request.plan,
+        )
+        self.take(QuerySubmitted(now_ns, info))
+
+    def stop(self, query_id: str, now_ns: int) -> bool:
+        """End a query; False if it is not known."""
+        if self._scheduler.state_of(query_id) is None:
+            return query_id in self._recorder.known  # it was over before this controller started
+        self.take(QueryStopped(now_ns, query_id))
+        return True
+
+    def delete(self, query_id: str, now_ns: int) -> Future[bool]:
+        """End a query and forget it; the result is False if it was not known.
+
+        Raises:
+            Saturated: that cannot be recorded now; the query is as it was.
+        """
+        forgotten = self._recorder.forget(query_id)
+        if self._scheduler.state_of(query_id) is not None:
+            self.take(QueryDeleted(now_ns, query_id))
+        self._register.remove(query_id)
+        self._preferred.pop(query_id, None)
+        self._constraints.pop(query_id, None)
+        return forgotten
+
+    def constrain(self, query_id: str, constraint: Constraint, now_ns: int) -> bool:
+        """Put another constraint in place of a query's; False if it is not known, or over."""
+        if not self._is_going_on(query_id):
+            return False
+        document = constraint.to_document()
+        self._constraints[query_id] = constraint
+        self._register.change(query_id, constraint=document)
+        self._recorder.constraint(query_id, document)
+        self.take(ConstraintChanged(now_ns, query_id, constraint))
+        return True
+
+    def prefer(self, query_id: str, documents: Mapping[str, Any], now_ns: int) -> bool:
+        """Have the next question about a query answered by these documents, and ask it now.
+
+        Raises:
+            PlanError: they are no plan for this query.
+        """
+        view = self._register.get(query_id)
+        if view is None or not self._is_going_on(query_id):
+            return False
+        Plan.from_documents(
+            view.graph.tasks,
+            documents.get("video_conf"),
+            documents.get("flow_mapping"),
+            documents.get("resource_limit"),
+            number=0,
+            previous=self._scheduler.plan_of(query_id),
+        )
+        self._preferred[query_id] = documents
+        self.take(ConstraintChanged(now_ns, query_id, self._constraints[query_id]))
+        return True
+
+    # Nodes that speak only the documented REST.
+
+    def join(self, joining: NodeJoining, now_ns: int) -> str:
+        """Register a video of a node; return the node's name.
+
+        Raises:
+            ConfigError: see `Foreigners.join`.
+        """
+        node = self._foreigners.join(joining)
+        self.take(NodeJoined(now_ns, node))
+        return node.node_addr
+
+    def find_again(self, node_addr: str, now_ns: int) -> None:
+        """Take a node back that did not answer and does now; it never joins a second time."""
+        node = self._foreigners.get(node_addr)
+        if node is not None and not self._scheduler.is_alive(node_addr):
+            self.take(NodeJoined(now_ns, node))
+
+    def work_of(self, node_addr: str, now_ns: int) -> Jobs:
+        """Return what a node that asks for its work is given; it is heard of by that."""
+        node = self._foreigners.get(node_addr)
+        if node is None:
+            return Jobs()
+        is_alive = self._scheduler.is_alive(node_addr)
+        self.take(NodeReported(now_ns, node_addr) if is_alive else NodeJoined(now_ns, node))
+        return self._foreigners.work(node_addr, self._register.of_node(node_addr))
+
+    def hear(self, query_id: str, runtime: Mapping[str, Any] | None, now_ns: int) -> None:
+        """Take note that a job is at work, and of what it has measured."""
+        view = self._register.get(query_id)
+        if view is None:
+            return
+        if view.state < QueryState.RUNNING:
+            self.take(JobReported(now_ns, query_id, view.node_addr, QueryState.RUNNING))
+        if runtime is not None:
+            self.take(RuntimeReported(now_ns, query_id, runtime))
+
+    def known_nodes(self) -> tuple[KnownNode, ...]:
+        """Return all nodes that have joined, without their jobs; the same object if unchanged."""
+        alive = [self._scheduler.is_alive(node.node_addr) for node in self._foreigners]
+        key = (self._members.version, self._foreigners.version, alive)
+        if key != self._known_key:
+            self._known_key = key
+            self._known = (
+                *(_known_member(member) for member in self._members),
+                *map(_known, self._foreigners, alive),
+            )
+        return self._known
+
+    # Carrying out.
+
+    def _carry_out(self, order: Instruction, now_ns: int, todo: deque[Event]) -> None:
+        if isinstance(order, (StartJob, SendPlan, StopJob)):
+            try:
+                self._delivery.send(order)
+            except FrameFormatError as err:
+                reason = f"it cannot be ordered: {err}"
+                failed = QueryState.FAILED
+                todo.append(JobReported(now_ns, order.query_id, order.node_addr, failed, reason))
+        elif isinstance(order, AskPolicy):
+            documents = self._preferred.pop(order.query_id, None)
+            if documents is None:
+                todo.extend(self._advisers.ask(order, now_ns))
+            else:
+                todo.append(_proposal(order, documents, now_ns))
+        elif isinstance(order, RecordState):
+            self._recorder.state(order)
+            self._register.change(
+                order.query_id,
+                state=int(order.state),
+                reason=order.reason,
+                suspended=order.suspended,
+            )
+        elif isinstance(order, RecordPlan):
+            self._recorder.plan(order)
+            documents = {**order.plan.to_documents(), "number": order.plan.number}
+            self._register.change(order.query_id, plan=documents)
+        elif isinstance(order, RecordFault):
+            logger.warning("%s: %s", order.query_id, order.what)
+            self._recorder.fault(order)
+
+    def _videos_of(self, node_addr: str) -> Mapping[int, VideoInfo | wire.Video] | None:
+        member, foreign = self._members.get(node_addr), self._foreigners.get(node_addr)
+        if member is not None:
+            return member.join.videos
+        return None if foreign is None else foreign.videos
+
+    def _is_going_on(self, query_id: str) -> bool:
+        state = self._scheduler.state_of(query_id)
+        return state is not None and not state.is_final
+
+
+def _proposal(order: AskPolicy, documents: Mapping[str, Any], now_ns: int) -> PlanProposed:
+    return PlanProposed(
+        now_ns,
+        order.query_id,
+        order.round,
+        documents.get("video_conf"),
+        documents.get("flow_mapping"),
+        documents.get("resource_limit"),
+    )
+
+
+def _known_member(member: Member) -> KnownNode:
+    videos = {
+        number: KnownVideo(video.type, video.width, video.height, video.fps)
+        for number, video in member.join.videos.items()
+    }
+    join = member.join
+    return KnownNode(join.node_addr, join.role, join.name, "channel", member.is_alive, videos)
+
+
+def _known(node: NodeInfo, is_alive: bool) -> KnownNode:
+    videos = {
+        number: KnownVideo(video.type, video.width, video.height, video.fps)
+        for number, video in node.videos.items()
+    }
+    return KnownNode(node.node_addr, node.role, node.name, node.dialect, is_alive, videos)
