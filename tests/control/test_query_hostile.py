@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from node_kit import Caller
 
 from vdag.control.queries import Parts
-from vdag.control.queries.openapi import EXAMPLES
+from vdag.control.queries.description import EXAMPLES
 from vdag.control.records import Store
 
 NODE = "127.0.0.1:5001"

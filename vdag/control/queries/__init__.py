@@ -14,8 +14,8 @@ from vdag.control.http.app import new_app
 from vdag.control.http.faults import error_body
 from vdag.control.queries import schemas
 from vdag.control.queries.asking import Asking
+from vdag.control.queries.description import described, parameter
 from vdag.control.queries.nodes import Nodes
-from vdag.control.queries.openapi import described, parameter
 from vdag.control.queries.parts import Parts, reply
 from vdag.control.queries.reporting import Reporting
 from vdag.control.queries.stream import Streams
