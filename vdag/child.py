@@ -17,17 +17,17 @@ import contextlib
 import logging
 import os
 import signal
-import site
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
 
 from vdag import errors
 from vdag.errors import ConfigError, EngineError, VdagError
+from vdag.kinship import child_environment, open_pipe, read_pipe
 from vdag.tasks import TaskOptions
 from vdag.transport.messages import MAX_BATCH
 
@@ -48,10 +48,8 @@ logger = logging.getLogger(__name__)
 STOPPED, FAULT, NO_SETTINGS, NO_TASK, LOST = range(5)
 #: Characters of its standard error that are kept.
 MAX_TAIL = 8_192
-#: Most bytes taken from a pipe at once, and of a refusal.
-READ_NBYTES = 65_536
-#: Reads in a row: a process that never stops printing must not keep us from the others.
-MAX_READS = 16
+#: Most bytes of a refusal.
+MAX_REFUSAL_NBYTES = 65_536
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -171,11 +169,14 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,  # a terminal's Ctrl-C is for the parent, which stops it in turn
         )
         try:
-            self._stdout, self._stderr = _pipe(self._process.stdout), _pipe(self._process.stderr)
+            self._stdout, self._stderr = (
+                open_pipe(self._process.stdout),
+                open_pipe(self._process.stderr),
+            )
             self.exit_fd = os.pidfd_open(self._process.pid)
             stdin = self._process.stdin
             assert stdin is not None, "a pipe was asked for"
@@ -207,9 +208,9 @@ class Child:
 
     def listen(self) -> None:
         """Take in what it has printed; does not wait."""
-        said = _read(self._stdout)
-        self._said = (self._said + said)[:READ_NBYTES]
-        text = _read(self._stderr)
+        said = read_pipe(self._stdout)
+        self._said = (self._said + said)[:MAX_REFUSAL_NBYTES]
+        text = read_pipe(self._stderr)
         for line in text.splitlines():
             logger.info("%s: %s", self.name, line.decode(errors="replace"))
         self._tail = (self._tail + text)[-MAX_TAIL:]
@@ -242,35 +243,6 @@ class Child:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None, "a pipe was asked for"
-    os.set_blocking(pipe.fileno(), False)
-    return pipe
-
-
-def _read(pipe: IO[bytes]) -> bytes:
-    """Return what is in a pipe, or much of it, and close it at its end."""
-    pieces: list[bytes] = []
-    while not pipe.closed and len(pieces) < MAX_READS:
-        try:
-            piece = os.read(pipe.fileno(), READ_NBYTES)
-        except BlockingIOError:
-            break
-        if not piece:
-            pipe.close()
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of a child, which finds this very package, installed or not."""
-    root = str(Path(__file__).parent.parent)
-    if root in (*site.getsitepackages(), site.getusersitepackages()):
-        return dict(os.environ)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _read_path(kind: type, value: Any) -> Any:

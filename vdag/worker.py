@@ -15,7 +15,6 @@ with at once; if it then gets several together, it says at their begin how many.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import logging
 import os
@@ -34,6 +33,7 @@ from vdag import tasks
 from vdag._native import ring
 from vdag.child import FAULT, LOST, NO_SETTINGS, NO_TASK, STOPPED, Refusal, WorkerSettings
 from vdag.errors import ConfigError, FrameFormatError, TransportError, VdagError
+from vdag.kinship import die_with
 from vdag.tasks import Task
 from vdag.tasks.modules import load_module
 from vdag.transport import messages
@@ -53,8 +53,6 @@ LOOK_AROUND_MS = 1_000
 #: What it has said before it ends on a signal goes out within this time.
 LINGER_MS = 1_000
 _POLLIN = int(zmq.POLLIN)
-#: From <linux/prctl.h>, see prctl(2).
-PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -196,7 +194,7 @@ def main() -> int:
         return NO_SETTINGS
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("vdag").setLevel(settings.log_level)
-    if not _die_with(settings.parent):
+    if not die_with(settings.parent):
         return LOST
     try:
         for path in settings.modules:
@@ -247,14 +245,6 @@ def _frames(batches: list[messages.Batch]) -> int:
 def _refusal(err: BaseException) -> bytes:
     message = messages.clip(str(err), 2_000)
     return msgspec.json.encode(Refusal(type(err).__name__, message)) + b"\n"
-
-
-def _die_with(parent: int) -> bool:
-    """Have the kernel end this process with its parent; False if that is gone already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-    return os.getppid() == parent
 
 
 if __name__ == "__main__":

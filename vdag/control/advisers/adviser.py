@@ -8,10 +8,8 @@ be loaded, 4 when its parent is gone.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
-import signal
 import sys
 import traceback
 from typing import BinaryIO
@@ -34,12 +32,11 @@ from vdag.control.advisers.advice import (
 from vdag.control.policies import Policy, load
 from vdag.control.scheduling.instructions import Question
 from vdag.errors import ConfigError, FrameFormatError, PlanError
+from vdag.kinship import die_with
 
 __all__ = ["main"]
 
 STOPPED, NO_POLICY, LOST = 0, 3, 4
-#: From <linux/prctl.h>, see prctl(2).
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -52,7 +49,7 @@ def main() -> int:
         os.dup2(nothing.fileno(), 0)
     faulthandler.enable()
     order = _next(told)
-    if not isinstance(order, Instructed) or not _die_with(order.parent):
+    if not isinstance(order, Instructed) or not die_with(order.parent):
         return LOST
     try:
         policy = load(order.policy)
@@ -100,14 +97,6 @@ def _next(told: BinaryIO) -> Instructed | Asked | None:
 
 def _clip(text: str) -> str:
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-
-
-def _die_with(parent: int) -> bool:
-    """Have the kernel end this process with its parent; False if that is gone already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-    return os.getppid() == parent
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ import logging
 import os
 import select
 import signal
-import site
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO
 
 from vdag.control.advisers.advice import (
     MAX_ANSWER_NBYTES,
@@ -33,6 +30,7 @@ from vdag.control.advisers.advice import (
 )
 from vdag.control.scheduling.instructions import AskPolicy
 from vdag.errors import FrameFormatError
+from vdag.kinship import child_environment, open_pipe, read_pipe
 
 __all__ = ["Counsel"]
 
@@ -40,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of its standard error that are kept.
 MAX_TAIL = 4_096
-READ_NBYTES = 65_536
-#: Reads in a row: a policy that never stops printing must not keep us from the others.
-MAX_READS = 16
 #: For a process that was killed to be gone, when there is no later chance to see it.
 REAP_TIMEOUT_S = 5.0
 
@@ -78,12 +73,12 @@ class Counsel:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=child_environment(),
             start_new_session=True,  # so that it is killed with all that it has started
         )
-        self._stdin = _pipe(self._process.stdin)
-        self._stdout = _pipe(self._process.stdout)
-        self._stderr = _pipe(self._process.stderr)
+        self._stdin = open_pipe(self._process.stdin)
+        self._stdout = open_pipe(self._process.stdout)
+        self._stderr = open_pipe(self._process.stderr)
 
     @property
     def pid(self) -> int:
@@ -126,11 +121,11 @@ class Counsel:
         Raises:
             FrameFormatError: it has said something else; it is of no use any more.
         """
-        text = _read(self._stderr)
+        text = read_pipe(self._stderr)
         for line in text.splitlines():
             logger.info("policy %s: %s", self.policy, line.decode(errors="replace"))
         self._tail = (self._tail + text)[-MAX_TAIL:]
-        for body in self._reader.feed(_read(self._stdout)):
+        for body in self._reader.feed(read_pipe(self._stdout)):
             reply = decode_reply(body)
             if isinstance(reply, Loaded) and not self.is_loaded:
                 self.is_loaded, self.busy_since_ns = True, None
@@ -181,37 +176,8 @@ class Counsel:
             self._process.wait(REAP_TIMEOUT_S)
 
 
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None, "a pipe was asked for"
-    os.set_blocking(pipe.fileno(), False)
-    return pipe
-
-
-def _read(pipe: IO[bytes]) -> bytes:
-    """Return what is in a pipe, or much of it, and close it at its end."""
-    pieces: list[bytes] = []
-    while not pipe.closed and len(pieces) < MAX_READS:
-        try:
-            piece = os.read(pipe.fileno(), READ_NBYTES)
-        except BlockingIOError:
-            break
-        if not piece:
-            pipe.close()
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment of an adviser, which finds this very package, installed or not."""
-    root = str(Path(__file__).parent.parent.parent)
-    if root in (*site.getsitepackages(), site.getusersitepackages()):
-        return dict(os.environ)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
