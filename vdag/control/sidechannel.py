@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from vdag.control.http import openapi
 from vdag.control.http.app import new_app
 from vdag.control.http.gate import BodyRoom
+from vdag.control.http.streaming import send_part, until_gone
 from vdag.errors import ConfigError, Saturated
 
 __all__ = ["View", "Views", "create_cloud_app", "create_node_app"]
@@ -31,8 +32,7 @@ logger = logging.getLogger(__name__)
 
 JSON = "application/json"
 BOUNDARY = "frame"
-#: A viewer that takes nothing, and a node that says nothing, for so long is gone.
-SEND_TIMEOUT_S = 30.0
+#: A view, or a node, that has nothing to show for so long is gone.
 SILENCE_S = 30.0
 CONNECT_TIMEOUT_S = 3.0
 #: Longest wait for the first picture of a job that has only begun.
@@ -174,7 +174,7 @@ class _Pictures(Response):
             if first is None:
                 await _reply({"msg": "video not ready", "status": 1})(scope, receive, send)
                 return
-            await _until_gone(receive, self._send_all(watcher, first, send))
+            await until_gone(receive, self._send_all(watcher, first, send), "a viewer")
         finally:
             self._view.leave(watcher)
 
@@ -185,7 +185,7 @@ class _Pictures(Response):
         picture: bytes | None = first
         while picture is not None:
             part = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n%b\r\n\r\n" % picture
-            await _send(send, part)
+            await send_part(send, part)
             picture = await self._next(watcher, SILENCE_S)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -229,7 +229,7 @@ class _Relay(Response):
             logger.info("side channel %s: %s", self._address, err)
             await _not_ready()(scope, receive, send)
         else:
-            await _until_gone(receive, _pass_on(head, events, send))
+            await until_gone(receive, _pass_on(head, events, send), "a viewer")
         finally:
             self._relays.discard(self)
             if writer is not None:
@@ -266,36 +266,10 @@ async def _pass_on(head: h11.Response, events: AsyncIterator[h11.Event], send: S
     try:
         async for event in events:
             assert isinstance(event, h11.Data), "the head is through"
-            await _send(send, bytes(event.data))
+            await send_part(send, bytes(event.data))
     except (OSError, asyncio.TimeoutError, h11.RemoteProtocolError) as err:
         logger.info("a side channel has ended: %s", err)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _until_gone(receive: Receive, sending: Any) -> None:
-    """Run a coroutine until it ends or the caller goes."""
-    task = asyncio.ensure_future(sending)
-    leaving = asyncio.ensure_future(_wait_gone(receive))
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for each in (task, leaving):
-            each.cancel()
-        await asyncio.wait({task, leaving})
-    if not task.cancelled() and (err := task.exception()) is not None:
-        if not isinstance(err, (asyncio.TimeoutError, OSError)):
-            raise err
-        logger.info("a viewer has gone: %s", type(err).__name__)
-
-
-async def _wait_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send(send: Send, body: bytes) -> None:
-    message = {"type": "http.response.body", "body": body, "more_body": True}
-    await asyncio.wait_for(send(message), SEND_TIMEOUT_S)
 
 
 def _add_video(app: FastAPI, endpoint: Callable[..., Any]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vdag.config import VideoConfig
 from vdag.control.jobs.live import LiveView
-from vdag.control.jobs.run import JobRun, Site
+from vdag.control.jobs.run import JobRun, Reporter, Site
 from vdag.control.scheduling.events import JobInfo, QueryState
 from vdag.errors import ConfigError, NotFound, PlanError
 from vdag.graph import Graph
@@ -33,22 +33,6 @@ logger = logging.getLogger(__name__)
 
 #: Jobs that have ended and are still answered for; beyond, the oldest are forgotten.
 MAX_ENDED = 256
-
-
-class Reporter(Protocol):
-    """Who carries what jobs have found to the cloud; any thread may call it, and none waits."""
-
-    def report_result(self, job_uid: str, number: int, document: bytes) -> None:
-        """Take a frame.
-
-        Args:
-            job_uid: of the job.
-            number: the frame's `n_loop`, 1 more than that of the job's frame before.
-            document: its frame object, JSON.
-        """
-
-    def report_state(self, job_uid: str, state: int, reason: str) -> None:
-        """Take note of a job's new state, see `QueryState`."""
 
 
 class Jobs(Protocol):

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vdag.transport.exchange import Exchange
     from vdag.transport.peers import Peers
 
-__all__ = ["JobRun", "ResultReporter", "Site", "lane_of"]
+__all__ = ["JobRun", "Reporter", "Site", "lane_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +54,20 @@ END_TIMEOUT_S = 15.0
 Reader = Literal["asked", "reported"]
 
 
-class ResultReporter(Protocol):
-    """The part of a `Reporter` that a run needs."""
+class Reporter(Protocol):
+    """Who carries what jobs have found to the cloud; any thread may call it, and none waits."""
 
     def report_result(self, job_uid: str, number: int, document: bytes) -> None:
-        """Take a frame."""
+        """Take a frame.
+
+        Args:
+            job_uid: of the job.
+            number: the frame's `n_loop`, 1 more than that of the job's frame before.
+            document: its frame object, JSON.
+        """
 
     def report_state(self, job_uid: str, state: int, reason: str) -> None:
-        """Take note of a state."""
+        """Take note of a job's new state, see `QueryState`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,7 @@ class JobRun:
         graph: Graph,
         video: VideoConfig,
         site: Site,
-        reporter: ResultReporter,
+        reporter: Reporter,
         *,
         n_loop: int = 0,
     ) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from vdag.control.http.streaming import send_part, until_gone
 from vdag.control.queries.documents import STATES
 from vdag.control.queries.parts import Parts, read_number
 from vdag.control.records import ENDED, QueryRecord, ResultRecord
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 PAGE = 100
 #: Proxies close connections that are silent for a minute; some for half of that.
 HEARTBEAT_S = 15.0
-#: A reader that takes nothing for so long is gone.
-SEND_TIMEOUT_S = 30.0
 #: What a reader waits before it comes back.
 RETRY = b"retry: 2000\n\n"
 HEADERS = (
@@ -95,20 +94,11 @@ class _Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the query is over, the reader goes, or the server ends."""
-        sending = asyncio.ensure_future(self._send_all(send))
-        leaving = asyncio.ensure_future(_wait_gone(receive))
         self._readers.add(self)
         try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            await until_gone(receive, self._send_all(send), f"a reader of {self._query_id}")
         finally:
             self._readers.discard(self)
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.wait({sending, leaving})
-        if not sending.cancelled() and (err := sending.exception()) is not None:
-            if not isinstance(err, (asyncio.TimeoutError, OSError)):
-                raise err
-            logger.info("a reader of %s has gone: %s", self._query_id, type(err).__name__)
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
@@ -119,7 +109,7 @@ class _Stream(Response):
                 loop.call_soon_threadsafe(self._woken.set)
 
         with self._parts.store.following(self._query_id, wake):
-            await _send(send, RETRY)
+            await send_part(send, RETRY)
             if self._after is None:
                 newest = await self._read(None, 1)
                 self._after = newest[-1].n_loop if newest else 0
@@ -127,7 +117,7 @@ class _Stream(Response):
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), HEARTBEAT_S)
                     continue
-                await _send(send, b": still here\n\n")
+                await send_part(send, b": still here\n\n")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_page(self, send: Send) -> bool:
@@ -141,13 +131,13 @@ class _Stream(Response):
         except Saturated:
             return True  # the records are behind, or away, for a moment
         if found:
-            await _send(send, _events(found, self._after))
+            await send_part(send, _events(found, self._after))
             self._after = found[-1].n_loop
         if len(found) == PAGE:
             self._woken.set()
             return True
         if is_over:
-            await _send(send, _end(record))
+            await send_part(send, _end(record))
         return not is_over
 
     async def _look(self) -> tuple[bool, QueryRecord | None]:
@@ -169,17 +159,6 @@ async def _is_read(parts: Parts, query_id: str, after: int) -> bool:
     if record is None or record.state < ENDED:
         return False
     return not await parts.ask(lambda: parts.store.results(query_id, after=after, limit=1))
-
-
-async def _wait_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _send(send: Send, body: bytes) -> None:
-    """Send a part; who does not take it in time is taken to be gone."""
-    message = {"type": "http.response.body", "body": body, "more_body": True}
-    await asyncio.wait_for(send(message), SEND_TIMEOUT_S)
 
 
 def _events(found: Sequence[ResultRecord], after: int) -> bytes:

@@ -1,0 +1,54 @@
+"""Replies that go on until either side has had enough."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from starlette.types import Receive, Send
+
+__all__ = ["send_part", "until_gone"]
+
+logger = logging.getLogger(__name__)
+
+#: A reader that takes nothing for so long is gone.
+SEND_TIMEOUT_S = 30.0
+
+
+async def send_part(send: Send, body: bytes) -> None:
+    """Send a part of a reply.
+
+    Raises:
+        asyncio.TimeoutError: the reader does not take it: he is gone.
+    """
+    message = {"type": "http.response.body", "body": body, "more_body": True}
+    await asyncio.wait_for(send(message), SEND_TIMEOUT_S)
+
+
+async def until_gone(receive: Receive, sending: Coroutine[Any, Any, None], reader: str) -> None:
+    """Send until it is done or the reader goes; what fails because he went is no error.
+
+    Args:
+        receive: of the request.
+        sending: sends the reply.
+        reader: what he is, for the log.
+    """
+    task = asyncio.ensure_future(sending)
+    leaving = asyncio.ensure_future(_wait_gone(receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in (task, leaving):
+            each.cancel()
+        await asyncio.wait({task, leaving})
+    if not task.cancelled() and (err := task.exception()) is not None:
+        if not isinstance(err, (asyncio.TimeoutError, OSError)):
+            raise err
+        logger.info("%s has gone: %s", reader, type(err).__name__)
+
+
+async def _wait_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
