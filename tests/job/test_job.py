@@ -180,6 +180,23 @@ class Paced:
             yield frame
 
 
+class Watched:
+    """A source that can be waited for until it was read so far."""
+
+    def __init__(self, frames):
+        self.frames = SingleFrameGenerator(frames)
+        self.read = threading.Semaphore(0)
+
+    def until_read(self, count):
+        for _ in range(count):
+            assert self.read.acquire(timeout=WAIT_S)
+
+    def __iter__(self):
+        for frame in self.frames:
+            self.read.release()
+            yield frame
+
+
 @pytest.fixture
 def arena():
     with Arena.create("test-job", [(WIDTH * HEIGHT * 3, SLOTS)]) as arena:
@@ -364,16 +381,18 @@ def test_frames_at_a_node_that_is_lost_are_given_up_and_the_next_go_elsewhere(po
 
 def test_frames_that_would_still_go_to_a_lost_node_are_given_up_too(post):
     there = "tcp://10.0.0.2:7000"
+    source = Watched(pictures(4))
 
     def script(post):
         post.take(1)
+        source.until_read(3)  # one waits to leave, one waits for its place
         job.replan(2, prepare=lambda: None)  # the source changes: what was read stays as it is
         job.give_up({there})
         post.bring(*post.take())
 
     with (
         job_of(
-            post, pictures(4), alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
+            post, source, alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
             max_in_flight=1,
         ) as job,
         post.playing(script),
@@ -386,21 +405,23 @@ def test_frames_that_would_still_go_to_a_lost_node_are_given_up_too(post):
 
 def test_frames_go_to_a_node_that_is_back_and_are_not_waited_for_from_before(post):
     there = "tcp://10.0.0.2:7000"
+    source = Watched(pictures(3))
 
     def script(post):
         post.take(1)
+        source.until_read(3)  # the second waits to leave: it has not been there
         job.give_up({there}, back={there})
-        for descriptor in [*post.take(1)]:
-            post.bring(descriptor)
+        for _ in range(2):
+            post.bring(*post.take())
 
     with (
         job_of(
-            post, pictures(2), alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
+            post, source, alias="tcp://10.0.0.1:7000", plan=1, placement={"faces": there},
             max_in_flight=1,
         ) as job,
         post.playing(script),
     ):  # fmt: skip
-        assert [result.seq for result in job] == [1]
+        assert [result.seq for result in job] == [1, 2]
         assert job.stats().frames.dropped == {"unreachable": 1}
 
 

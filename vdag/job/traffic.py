@@ -121,8 +121,9 @@ class Traffic:
         those of them that are `back`.
         """
         self._lost = frozenset(endpoints).difference(back)
+        waiting = self.books.waiting
         for seq, trip in tuple(self._trips.items()):
-            if trip.itinerary.visits(endpoints):
+            if trip.itinerary.visits(self._lost if seq == waiting else endpoints):
                 self._drop(seq, "unreachable")
 
     def admit(self, seq: int, parcel: Parcel) -> None:
