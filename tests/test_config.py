@@ -45,6 +45,12 @@ def test_tasks_are_tables_in_the_order_they_are_listed(tmp_path):
     assert (options.model_id, options.card) == (2, Path("mine.toml"))
 
 
+def test_a_task_names_the_models_that_plans_may_choose_among(tmp_path):
+    text = "[service.tasks.face_detection]\nmodel_id = 2\nmodels = [0, 2]"
+    task = load_config(write(tmp_path, text)).service.tasks["face_detection"]
+    assert (task.models, task.options.model_id) == ((0, 2), 2)
+
+
 def test_what_looks_like_a_number_stays_text_where_text_is_wanted():
     config = load_config(None, {"VDAG_SERVICE_TOKEN": "1234567890123456", "VDAG_NODE_NAME": "7"})
     assert (config.service.token, config.node.name) == ("1234567890123456", "7")
@@ -62,6 +68,12 @@ def test_what_looks_like_a_number_stays_text_where_text_is_wanted():
         ({"service.port": "70000"}, "service.port is 70000, expected 0 to 65535"),
         ({"service.deadline_s": "0"}, "service.deadline_s is 0.0, expected 0.001 to 3600"),
         ({"service.tasks.a.workers": "99"}, "service.tasks.a.workers is 99, expected 0 to 48"),
+        ({"service.tasks.a.models": "[1, 100]"},
+         "service.tasks.a.models is [1, 100], expected 0 to 99"),
+        ({"service.tasks.a.models": "[1, 2]"},
+         "service.tasks.a.models is [1, 2], which lacks model_id 0"),
+        ({"service.tasks.a": "{models = [1], model_id = 1, card = 'x'}"},
+         "service.tasks.a.models is [1], which lacks model_id 0"),
         ({"service.tasks": "{}"}, "service.tasks is empty"),
         ({"service.slots": "[[0, 1, 1]]"},
          "service.slots is not a list of widths, heights and numbers above 0"),

@@ -16,8 +16,9 @@ from vdag.config import load_config
 from vdag.control.advisers import Advisers
 from vdag.control.scheduling.events import NodeInfo, PlanProposed, ServiceInfo, VideoInfo
 from vdag.control.scheduling.instructions import AskPolicy, Question
+from vdag.control.scheduling.surroundings import Snapshot
 from vdag.graph import Edge, Graph
-from vdag.plan import Placement, Plan, VideoConf
+from vdag.plan import Constraint, Placement, Plan, VideoConf
 from vdag.tasks import base, signatures
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -185,14 +186,14 @@ def question(resolution: str = "", delay: float | None = None, wanted: Any = 0.3
         mapping = {task: Placement("10.0.0.1") for task in tasks}
         plan = Plan(3, VideoConf(resolution, 10.0), mapping)
     offers = dict.fromkeys(tasks, SHARES)
+    host = NodeInfo("10.0.0.1:5001", "10.0.0.1", services=dict.fromkeys(tasks, ServiceInfo()))
+    info = {"host": {"10.0.0.1": offers}, "cloud": {"10.0.0.9": offers}, "edge": {}}
     return Question(
         "GLOBAL_ID_1",
         Graph.chain(*tasks).to_dag(),
-        {"host": {"10.0.0.1": offers}, "cloud": {"10.0.0.9": offers}, "edge": {}},
+        Snapshot((host,), info),
         {} if delay is None else {"delay": delay, "obj_n": 2.0},
-        {},
-        {"delay": wanted, "accuracy": 0.9},
-        (NodeInfo("10.0.0.1:5001", "10.0.0.1", services=dict.fromkeys(tasks, ServiceInfo())),),
+        constraint=Constraint.from_document({"delay": wanted, "accuracy": 0.9}),
         video=VideoInfo("people", 1920, 1080, 25.0),
         previous=plan,
     )
@@ -250,7 +251,7 @@ def test_a_policy_keeps_to_its_steps_and_reads_every_form_of_a_constraint(
     conf, _ = load("policy.py")["sharpest_in_time"](
         asked.job_uid,
         asked.dag,
-        asked.resource_info,
+        asked.around.resource_info(),
         asked.runtime_info,
         asked.user_constraint,
         asked.previous,

@@ -109,6 +109,35 @@ def test_routes_visit_the_tasks_where_they_are_placed_and_end_at_home():
     assert itinerary.branch_of == {"faces": 0, "pose": 0, "cars": 1}
 
 
+def test_a_hop_names_the_model_that_its_task_is_done_with():
+    itinerary = plan_itinerary(
+        FACES_AND_CARS,
+        exchange=EXCHANGE,
+        home=HOME_ADDRESS,
+        placement={"pose": ELSEWHERE},
+        models={"pose": 2, "cars": 0},
+    )
+    home = Hop(HOME, HOME_ADDRESS)
+    assert itinerary.routes == (
+        (Hop("faces", EXCHANGE), Hop("pose", ELSEWHERE, 2), home),
+        (Hop("cars", EXCHANGE, 0), home),
+    )
+    assert [itinerary.is_here(task) for task in ("faces", "pose", "cars")] == [True, False, True]
+
+
+def test_a_model_of_an_unknown_task_is_refused():
+    with pytest.raises(PlanError, match=r"^models names 'boats', which is no task of the graph$"):
+        plan_itinerary(FACES_AND_CARS, exchange=EXCHANGE, home=HOME_ADDRESS, models={"boats": 0})
+
+
+def test_a_model_that_no_hop_can_name_is_refused():
+    text = "plan 3 cannot travel: route[0].model 100 is not between 0 and 99"
+    with pytest.raises(PlanError, match=f"^{re.escape(text)}$"):
+        plan_itinerary(
+            FACES_AND_CARS, exchange=EXCHANGE, home=HOME_ADDRESS, models={"faces": 100}, plan=3
+        )
+
+
 def test_a_placement_of_an_unknown_task_is_refused():
     with pytest.raises(
         PlanError, match=r"^placement names 'boats', which is no task of the graph$"

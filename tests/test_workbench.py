@@ -13,7 +13,10 @@ import pytest
 
 from vdag._native import header as native_header
 from vdag._native.ring import Arena
+from vdag.errors import EngineError
 from vdag.graph import Graph, Signature
+from vdag.stages import Stage
+from vdag.toolbox import Toolbox
 from vdag.transport import codec, messages
 from vdag.transport import context as wire_context
 from vdag.workbench import Workbench
@@ -52,7 +55,14 @@ def bench(arena: Arena, task: Recorder, name: str = "second") -> Workbench:
     return Workbench(name, task, arena)
 
 
-def part(arena: Arena, seq: int = 3, context: dict | None = None, put=SHAPE, **fields) -> bytes:
+def part(
+    arena: Arena,
+    seq: int = 3,
+    context: dict | None = None,
+    put=SHAPE,
+    model: int | None = None,
+    **fields,
+) -> bytes:
     """The descriptor of a frame that is through with `first` and at `second`."""
     pixels = np.arange(np.prod(put), dtype=np.uint8).reshape(put)
     ref = arena.put(pixels)
@@ -69,7 +79,8 @@ def part(arena: Arena, seq: int = 3, context: dict | None = None, put=SHAPE, **f
         "hop": 1,
         **fields,
     }
-    route = tuple(codec.Hop(task, "ipc:///x") for task in ("first", "second", "home"))
+    hops = (("first", None), ("second", model), ("home", None))
+    route = tuple(codec.Hop(task, "ipc:///x", model) for task, model in hops)
     header = native_header.Header(**values)
     return codec.encode(codec.Descriptor(header, "job", "camera", route, context or {}))[0]
 
@@ -230,3 +241,55 @@ def test_closing_closes_the_task(arena):
     task = Recorder({"seq"})
     bench(arena, task).close()
     assert task.is_closed
+
+
+class Models(Toolbox):
+    """Recorders, by the model that they stand for; one is not to be had."""
+
+    def __init__(self, first: Recorder, others: dict[int, Recorder]) -> None:
+        super().__init__("second", first)
+        self.others = {model: self._stage_of(task) for model, task in others.items()}
+
+    def stage(self, model: int | None) -> Stage:
+        if model == 9:
+            raise EngineError("no model 9")
+        return super().stage(None) if model is None else self.others[model]
+
+
+def test_a_batch_is_split_by_model_and_each_frame_has_the_results_of_its_own(arena):
+    def of(model: int) -> Recorder:
+        task = Recorder({"image", "seq"})
+        task.output = lambda inputs: {"out": [model, inputs["seq"]]}
+        return task
+
+    own, small, large = of(-1), of(2), of(0)
+    small.max_batch = 2
+    models = Models(own, {0: large, 2: small})
+    worker = Workbench("second", own, arena, models)
+    wanted = [2, 0, None, 2, 9, 2, 0]
+    parts = [part(arena, seq, model=model) for seq, model in enumerate(wanted)]
+    answers = worker.work([parts[0], b"nonsense", *parts[1:]], list(range(100, 108)))
+    assert len(answers.frames) == 8
+    assert isinstance(answers.frames[1], messages.Failure)
+    frames = [answers.frames[0], *answers.frames[2:]]
+    assert frames.pop(4) == messages.Failure("EngineError: no model 9")
+    found = [outputs(frame) for frame in frames]
+    named = [-1 if model is None else model for model in wanted if model != 9]
+    assert [each["second"]["out"] for each in found] == [
+        [model, seq] for model, seq in zip(named, (0, 1, 2, 3, 5, 6), strict=True)
+    ]
+    assert [[len(batch) for batch in task.batches] for task in (own, small, large)] == [
+        [1], [2, 1], [2],
+    ]  # fmt: skip
+    times = [each[messages.TIMES]["second"] for each in found]
+    assert [time[3] for time in times] == [100, 102, 103, 104, 106, 107]
+    # Frames of one model began and ended together, those of another one before or after.
+    assert times[0][:2] == times[3][:2] == times[4][:2]
+    assert times[1][:2] == times[5][:2]
+    assert times[0][1] <= times[1][0] <= times[1][1] <= times[2][0]
+    assert answers.start_ns == times[0][0]
+    assert answers.end_ns >= times[2][1]
+    worker.close()
+    assert own.is_closed
+    for task in models.others.values():
+        task.close()

@@ -63,7 +63,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         address: where it shall take its batches.
         arena: name of the shared memory.
         parent: pid of the process that started it.
-        options: how the task is loaded.
+        options: how the task is loaded at the start.
+        models: what frames may ask for, by `model_id`; see `vdag.toolbox`.
         modules: Python files that register tasks, absolute paths.
         max_batch: most frames at once; the task's own limit holds too.
         log_level: of the logger `vdag`.
@@ -77,6 +78,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     arena: str
     parent: int
     options: TaskOptions = TaskOptions()
+    models: dict[int, TaskOptions] = {}
     modules: tuple[str, ...] = ()
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)] = MAX_BATCH
     log_level: int = logging.WARNING

@@ -77,7 +77,7 @@ class Itinerary:
     def is_here(self, task: str) -> bool:
         """Whether a task is done by the node that the frames come home to, by its clock."""
         route = self.routes[self.branch_of[task]]
-        return Hop(task, self.exchange) in route
+        return any(hop.task == task and hop.endpoint == self.exchange for hop in route)
 
     def visits(self, endpoints: Collection[str]) -> bool:
         """Whether a task is done at one of these."""
@@ -224,6 +224,7 @@ def plan_itinerary(
     job: str = "",
     stream: int = 0,
     placement: Mapping[str, str] = MappingProxyType({}),
+    models: Mapping[str, int] = MappingProxyType({}),
     plan: int = 0,
 ) -> Itinerary:
     """Lay out the routes of a graph's frames.
@@ -235,14 +236,16 @@ def plan_itinerary(
         job: id of the job.
         stream: number of its stream.
         placement: task to the endpoint of the exchange that does it.
+        models: task to the number of its model, where it is not left to the workers.
         plan: number of the plan.
 
     Raises:
         GraphError: the graph has more branches, or a branch more tasks, than a frame can carry.
-        PlanError: `placement` names no task of the graph, or something is no endpoint.
+        PlanError: `placement` or `models` names no task of the graph, or something is no endpoint.
     """
-    if unknown := placement.keys() - set(graph.tasks):
-        raise PlanError(f"placement names {min(unknown)!r}, which is no task of the graph")
+    for what, named in (("placement", placement.keys()), ("models", models.keys())):
+        if unknown := named - set(graph.tasks):
+            raise PlanError(f"{what} names {min(unknown)!r}, which is no task of the graph")
     split = branches(graph)
     if len(split) > MAX_BRANCHES:
         raise GraphError(f"graph of {len(split)} independent branches exceeds {MAX_BRANCHES}")
@@ -250,7 +253,10 @@ def plan_itinerary(
     if longest >= header.MAX_HOP:
         raise GraphError(f"branch of {longest} tasks exceeds {header.MAX_HOP - 1}")
     routes = tuple(
-        (*(Hop(task, placement.get(task, exchange)) for task in branch), Hop(HOME, home))
+        (
+            *(Hop(task, placement.get(task, exchange), models.get(task)) for task in branch),
+            Hop(HOME, home),
+        )
         for branch in split
     )
     try:

@@ -35,12 +35,14 @@ class TaskParts:
         queue_s: in that queue.
         compute_s: of the batch that the frame was in.
         pid: of the worker, on its node; 0 if not known.
+        nbytes: that crossed the network to bring the frame to this task; 0 for none.
     """
 
     transfer_s: float
     queue_s: float
     compute_s: float
     pid: int = 0
+    nbytes: int = 0
 
     @property
     def total_s(self) -> float:

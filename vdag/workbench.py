@@ -1,10 +1,12 @@
 """`Workbench`: a task at work on descriptors: pixels in shared memory in, contexts out; no sockets.
 
-The frames of a batch may belong to different jobs, whose graphs feed the task differently.
+The frames of a batch may belong to different jobs, whose graphs feed the task differently, and
+whose plans want different models of it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -22,6 +24,7 @@ from vdag.itinerary import luggage
 from vdag.results import Outputs
 from vdag.stages import Stage
 from vdag.tasks import Inputs, Task
+from vdag.toolbox import Toolbox
 from vdag.transport import codec, messages
 from vdag.transport import context as wire_context
 
@@ -35,6 +38,8 @@ __all__ = ["Answers", "Workbench"]
 MAX_ERROR = 2_000
 MAX_TRACEBACK = 14_000
 
+Answer = messages.Found | messages.Failure
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -43,21 +48,28 @@ class Answers:
     Attributes:
         frames: one per frame, in order.
         start_ns: when the task began, `time.monotonic_ns()`.
-        end_ns: when it ended.
+        end_ns: when it ended, with the last of its models.
     """
 
-    frames: list[messages.Found | messages.Failure]
+    frames: list[Answer]
     start_ns: int
     end_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame on the bench, with its lease and the task's inputs."""
+    """A frame on the bench, with its lease, the task's inputs, and the model it wants."""
 
     descriptor: Descriptor
     view: View | None
     inputs: Inputs
+    model: int | None
+
+    def arrival(self, arrived_ns: Sequence[int], index: int) -> list[int]:
+        """Return when it came, and with how many bytes over the network, as far as is known."""
+        came_ns = list(arrived_ns[index : index + 1])
+        nbytes = self.descriptor.header.flags  # see `link`
+        return [*(came_ns or [0]), nbytes] if nbytes else came_ns
 
 
 class Workbench:
@@ -67,13 +79,16 @@ class Workbench:
         task: its name.
         instance: loaded; the bench closes it.
         arena: where the pixels are; the caller closes it after the bench.
+        toolbox: with the instance and what else there is of the task; the bench closes it. None for
+            the instance alone.
     """
 
-    def __init__(self, task: str, instance: Task, arena: Arena) -> None:
-        graph = Graph("SingleFrameGenerator", (task,), {task: ()})
+    def __init__(
+        self, task: str, instance: Task, arena: Arena, toolbox: Toolbox | None = None
+    ) -> None:
         self._task = task
         self._instance = instance
-        self._stage = Stage(graph, task, [instance], owned=True)
+        self._toolbox = toolbox or Toolbox(task, instance)
         self._arena = arena
         self._pid = os.getpid()
         self._graphs: dict[str, Graph] = {}
@@ -95,28 +110,49 @@ class Workbench:
                 self._faulty[job] = f"graph of job {job}: {err}"
 
     def work(self, parts: Sequence[bytes], arrived_ns: Sequence[int] = ()) -> Answers:
-        """Run the task on frames, as one batch.
+        """Run the task on frames, as one batch for each model that they want.
 
         Args:
             parts: their descriptors. The leases in them are used up, whatever happens.
             arrived_ns: of each when it came to the exchange; empty for not known.
         """
         opened = [self._open(part) for part in parts]
+        models = dict.fromkeys(frame.model for frame in opened if isinstance(frame, _Frame))
+        if len(models) <= 1:
+            return self._run(next(iter(models), None), opened, arrived_ns)
+        found: dict[int, Answer] = {}
+        runs = []
+        for model in models:
+            mine = [
+                n
+                for n, frame in enumerate(opened)
+                if (frame.model == model if isinstance(frame, _Frame) else n not in found)
+            ]
+            arrived = [arrived_ns[n] for n in mine] if arrived_ns else ()
+            runs.append(self._run(model, [opened[n] for n in mine], arrived))
+            found.update(zip(mine, runs[-1].frames, strict=True))
+        return Answers([found[n] for n in range(len(opened))], runs[0].start_ns, runs[-1].end_ns)
+
+    def close(self) -> None:
+        """Close the task."""
+        self._toolbox.close()
+
+    def _run(
+        self,
+        model: int | None,
+        opened: Sequence[_Frame | messages.Failure],
+        arrived_ns: Sequence[int],
+    ) -> Answers:
+        """Work on frames with one model; those that could not be opened stay as they are."""
         frames = [frame for frame in opened if isinstance(frame, _Frame)]
+        # What loading a model takes is time that the frames have waited.
+        stage = self._stage(model)
         start_ns = time.monotonic_ns()
-        results = iter(
-            self._stage.run(
-                0,
-                [frame.descriptor.header.seq for frame in frames],
-                [frame.inputs for frame in frames],
-            )
-            if frames
-            else ()
-        )
+        results = iter(self._results(stage, frames) if frames else ())
         end_ns = time.monotonic_ns()
         times = [start_ns, end_ns, self._pid]
         answers = [
-            self._answer(frame, next(results), [*times, *arrived_ns[index : index + 1]])
+            self._answer(frame, next(results), [*times, *frame.arrival(arrived_ns, index)])
             if isinstance(frame, _Frame)
             else frame
             for index, frame in enumerate(opened)
@@ -126,9 +162,26 @@ class Workbench:
                 frame.view.release()
         return Answers(answers, start_ns, end_ns)
 
-    def close(self) -> None:
-        """Close the task."""
-        self._stage.close()
+    def _stage(self, model: int | None) -> Stage | VdagError:
+        try:
+            return self._toolbox.stage(model)
+        except VdagError as err:
+            return err.with_traceback(None)  # which would hold the frames
+
+    def _results(
+        self, stage: Stage | VdagError, frames: Sequence[_Frame]
+    ) -> list[Outputs | StageError]:
+        """Run a model on frames, as many of them at a time as it takes."""
+        seqs = [frame.descriptor.header.seq for frame in frames]
+        if isinstance(stage, VdagError):
+            text = f"{type(stage).__name__}: {stage}"
+            return [StageError(self._task, seq, text) for seq in seqs]
+        inputs, most = [frame.inputs for frame in frames], stage.max_batch
+        if len(frames) <= most:
+            return stage.run(0, seqs, inputs)
+        starts = range(0, len(frames), most)
+        parts = (stage.run(0, seqs[n : n + most], inputs[n : n + most]) for n in starts)
+        return list(itertools.chain.from_iterable(parts))
 
     def _open(self, part: bytes) -> _Frame | messages.Failure:
         view: View | None = None
@@ -138,11 +191,12 @@ class Workbench:
             if header.kind == native_header.KIND_SLOT:
                 view = self._arena.acquire(header.slot, header.generation)
             inputs = self._inputs(descriptor, _generated(descriptor, view))
+            here = descriptor.here
         except VdagError as err:
             if view is not None:
                 view.release()
-            return messages.Failure(messages.clip(f"{type(err).__name__}: {err}", MAX_ERROR))
-        return _Frame(descriptor, view, inputs)
+            return _refusal(err)
+        return _Frame(descriptor, view, inputs, None if here is None else here.model)
 
     def _inputs(self, descriptor: Descriptor, generated: Mapping[str, Any]) -> Inputs:
         """Pick the task's inputs from what the generator and earlier tasks have found.
@@ -183,9 +237,7 @@ class Workbench:
                 raise GraphError(f"input {name} of {self._task}: nothing before it gives one")
         return inputs
 
-    def _answer(
-        self, frame: _Frame, result: Outputs | StageError, times: list[int]
-    ) -> messages.Found | messages.Failure:
+    def _answer(self, frame: _Frame, result: Outputs | StageError, times: list[int]) -> Answer:
         if isinstance(result, StageError):
             return _failure(result)
         context = dict(frame.descriptor.context)
@@ -196,7 +248,7 @@ class Workbench:
             packed = b"".join(wire_context.pack(context))
             frame.descriptor.header.replace(context_nbytes=len(packed))
         except FrameFormatError as err:
-            return messages.Failure(messages.clip(f"FrameFormatError: {err}", MAX_ERROR))
+            return _refusal(err)
         return messages.Found(packed)
 
 
@@ -218,6 +270,11 @@ def _generated(descriptor: Descriptor, view: View | None) -> dict[str, Any]:
         else:
             fields["image"] = pixels
     return fields
+
+
+def _refusal(error: VdagError) -> messages.Failure:
+    """Describe an error of which nobody needs the traceback."""
+    return messages.Failure(messages.clip(f"{type(error).__name__}: {error}", MAX_ERROR))
 
 
 def _failure(error: StageError) -> messages.Failure:

@@ -36,6 +36,7 @@ from vdag.errors import ConfigError, FrameFormatError, TransportError, VdagError
 from vdag.kinship import die_with
 from vdag.tasks import Task
 from vdag.tasks.modules import load_module
+from vdag.toolbox import Toolbox
 from vdag.transport import messages
 from vdag.transport.channel import open_pull, open_push
 from vdag.workbench import Workbench
@@ -81,7 +82,14 @@ class Worker:
         # Readable when the inbox has news, and not again before `_take_in` has found it empty.
         self._poll.register(int(self._inbox.getsockopt(zmq.FD)), select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
-        self._bench = Workbench(settings.task, instance, self._arena)
+        toolbox = Toolbox(
+            settings.task,
+            instance,
+            options=settings.options,
+            models=settings.models,
+            max_batch=self._max_batch,
+        )
+        self._bench = Workbench(settings.task, instance, self._arena, toolbox)
 
     def run(self) -> None:
         """Work until told to stop, by the exchange or by SIGTERM.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from node_kit import ROOT, Caller, Running
+
+from vdag.control.policies import BUILT_IN
 
 TASK = """
 import vdag
@@ -361,7 +364,7 @@ def test_a_query_that_is_not_known_is_an_error_in_one_line(ask: Vdag, command, q
         (["--node", "10.9.9.9:5001"], "cannot found 10.9.9.9:5001"),
         (["--video", "7"], "{address} has no video 7, only 0, 1"),
         (["--policy", "nonesuch"],
-         f"policy 'nonesuch' is unknown, expected one of golden, static, {POLICY}"),
+         f"policy 'nonesuch' is unknown, expected one of {', '.join([*BUILT_IN, POLICY])}"),
         (["--delay", "0.1", "--plan", "missing.json"],
          "plan missing.json cannot be read: No such file or directory"),
     ],
@@ -423,3 +426,51 @@ def test_a_cloud_that_wants_a_token_is_shown_it_from_a_file(vdag_command, tmp_pa
     text = f"vdag: token file {token} has mode 0644, not 0600\n"
     assert (open_to_all.returncode, open_to_all.stderr) == (2, text)
     assert TOKEN not in "".join(node.log)
+
+
+# --- explain ------------------------------------------------------------------------------------
+
+
+def explained(ask: Vdag, query: str) -> Any:
+    """What is said of a query, once something was measured under its plan."""
+    deadline_s = time.monotonic() + 120
+    while True:
+        ended = ask("explain", query, "--json")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        found = json.loads(ended.stdout)
+        if any(each.get("measured", {}).get("reports") for each in found["decisions"]):
+            return found
+        assert time.monotonic() < deadline_s, found
+
+
+def test_a_decision_is_explained_with_what_was_foretold_and_measured(ask: Vdag, submit):
+    query = submit("--delay", "0.5", "--accuracy", "0.5", "--policy", "predictive")
+    found = explained(ask, query)
+    assert found["user_constraint"] == {"delay": 0.5, "accuracy": 0.5}
+    first = found["decisions"][0]
+    assert (first["number"], first["cause"], first["policy"]) == (1, "submitted", "predictive")
+    assert first["explanation"]["why"]
+    assert first["explanation"]["predicted"]["delay_p95"] > 0
+    assert first["plan"]["flow_mapping"]["brightness"]["node_role"] == "host"
+    shown = ask("explain", query, "--plans", "1000").stdout
+    assert re.search(rf"{query}: delay 0.5, accuracy 0.5; policy predictive", shown)
+    assert re.search(r"plan 1 at \d\d:\d\d:\d\d, submitted, by predictive", shown)
+    assert re.search(r"foretold +\d+ ms +\d+ ms", shown)
+    assert re.search(r"measured +\d+ ms +\d+ ms .* \d+% of \d+ reports in time", shown)
+
+
+def test_a_bound_that_cannot_be_kept_is_said_with_the_best_there_is(ask: Vdag, submit):
+    query = submit("--delay", "0.0001", "--policy", "predictive")
+    found = explained(ask, query)
+    bound = found["decisions"][0]["explanation"]["bound"]
+    assert (bound["what"], bound["limit"]) == ("delay", 0.0001)
+    assert bound["best"] > bound["limit"]
+    text = "delay of 0.0001 cannot be kept: the best there is is"
+    assert text in ask("explain", query).stdout
+    assert text in ask("plan", query).stdout
+
+
+def test_a_query_that_is_not_there_cannot_be_explained(ask: Vdag):
+    ended = ask("explain", "GLOBAL_ID_999")
+    assert ended.returncode == 2
+    assert ended.stderr == "vdag: query 999 is not known\n"

@@ -8,9 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from live_kit import Lease, Site
 from node_kit import Caller, Running
 
 from vdag import _native as native
+from vdag.control.jobs.live import LiveView
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +53,27 @@ def jpeg(portrait: np.ndarray) -> bytes:
 def literal(jpeg: bytes) -> str:
     """The documents' text of a picture."""
     return native.literal.encode(jpeg)
+
+
+@pytest.fixture
+def lease() -> Iterator[Lease]:
+    """Of the frames that a live view is shown; all must come back."""
+    lease = Lease()
+    yield lease
+    assert lease.held == 0
+
+
+@pytest.fixture
+def view(lease: Lease) -> Iterator[LiveView]:
+    view = LiveView()
+    yield view
+    view.close()
+
+
+@pytest.fixture
+def site(view: LiveView) -> Iterator[Site]:
+    """A node and a cloud that show the view."""
+    site = Site(view)
+    yield site
+    view.close()
+    site.close()

@@ -26,6 +26,7 @@ from vdag.control.advisers.advice import (
 )
 from vdag.control.scheduling.events import PlanProposed, PolicyFailed
 from vdag.control.scheduling.instructions import AskPolicy, Question
+from vdag.control.scheduling.surroundings import Snapshot
 from vdag.errors import ConfigError, FrameFormatError
 
 #: Longer than anything here takes, even on a machine that has other things to do.
@@ -106,7 +107,7 @@ class Desk:
         self.rounds += 1
         dag = {"generator": "SingleFrameGenerator", "flow": list(TASKS), "input": {}}
         info = {"host": {"10.0.0.1": {}}, "cloud": {}, "edge": {}}
-        question = Question(uid, dag, info, {}, {}, {}, (node(HOST),))
+        question = Question(uid, dag, Snapshot((node(HOST),), info))
         return AskPolicy(uid, self.rounds, self.policy, question)
 
     def load(self) -> None:

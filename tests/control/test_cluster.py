@@ -25,7 +25,7 @@ from vdag.control.controller.membership import Membership, ip_of
 from vdag.errors import ConfigError
 
 MINE = view(address="10.0.0.7")
-OTHER = view("cloud", address="10.0.0.8")
+OTHER = view("cloud", address="10.0.0.8", node_addr="10.0.0.8:5001")
 SESSION = "0123456789abcdef"
 
 

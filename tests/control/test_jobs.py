@@ -130,7 +130,11 @@ def manage(hosts, clip, desk):
         video = VideoConfig(**{"path": str(clip), "type": "a ramp", "pace": "asap"} | options)
         site = Site(hosts[0].exchange, hosts[0].peers, "127.0.0.1")
         manager = JobManager(
-            site, {0: video}, offered=lambda: hosts[0].tasks, reporter=desk, max_jobs=2
+            site,
+            {0: video},
+            offered=lambda: dict.fromkeys(hosts[0].tasks, (0,)),
+            reporter=desk,
+            max_jobs=2,
         )
         made.append(manager)
         return manager
@@ -238,6 +242,34 @@ def test_a_task_moves_to_another_node_and_back_without_a_frame_lost(manage, host
     assert jobs.infos()[0].drops == {}
 
 
+@pytest.mark.parametrize("encoder", ["raw", "JPEG"])
+def test_the_context_says_how_many_bytes_brought_the_frames_to_a_task(manage, hosts, desk, encoder):
+    jobs = manage(loop=True)
+    jobs.submit("GLOBAL_ID_1", 0, CHAIN, UNBOUND)
+    jobs.update_plan(
+        "GLOBAL_ID_1", plan_of(1, encoder=encoder), {"darkness": hosts[1].peers.address}
+    )
+    sizes = desk.frames(3)[-1]["ext_runtime"]["data_trans_size"]
+    assert list(sizes) == ["darkness"]
+    pixels = WIDTH * HEIGHT * 3
+    assert (sizes["darkness"] > pixels) is (encoder == "raw")
+    assert 200 < sizes["darkness"] < 1.1 * pixels
+    jobs.update_plan("GLOBAL_ID_1", plan_of(2))
+    while (frame := desk.frame())["plan"] != 2:
+        pass
+    # Nothing of the plan before is in the context of a frame of the next.
+    assert frame["ext_runtime"]["data_trans_size"] == {}
+    assert (frame["ext_runtime"]["plan_number"], frame["ext_runtime"]["frames"]) == (2, 1)
+    frames = {frame["n_loop"]: frame for frame in desk.frames(5)}
+    reported = jobs.runtimes()["GLOBAL_ID_1"]
+    assert reported["plan_number"] == 2
+    assert reported["frames"] >= max(frames) - min(frames) + 1
+    assert reported["plan_result"]["process_delay_p95"].keys() == set(CHAIN.tasks)
+    assert reported["fps"] > 0
+    asked = jobs.runtime_of("GLOBAL_ID_1")
+    assert (asked["plan_number"], asked["obj_speed"], asked["dropped"]) == (2, -1.0, 0)
+
+
 def test_a_job_waits_no_more_for_a_node_that_is_lost(manage, hosts, desk):
     jobs = manage(loop=True)
     jobs.submit("GLOBAL_ID_1", 0, CHAIN, UNBOUND)
@@ -252,11 +284,14 @@ def test_a_job_waits_no_more_for_a_node_that_is_lost(manage, hosts, desk):
     assert jobs.infos()[0].drops.keys() <= {"unreachable"}
 
 
-def test_a_job_that_is_started_anew_goes_on_counting(manage, desk):
+def test_a_changed_constraint_is_in_what_the_job_says_from_then_on(manage, desk):
     jobs = manage()
-    jobs.submit("GLOBAL_ID_1", 0, CHAIN, UNBOUND, n_loop=41)
-    jobs.update_plan("GLOBAL_ID_1", plan_of(7))
-    assert [frame["n_loop"] for frame in desk.frames(2)] == [42, 43]
+    jobs.submit("GLOBAL_ID_1", 0, CHAIN, Constraint.from_document({"delay": 0.5}))
+    jobs.update_plan("GLOBAL_ID_1", plan_of(1))
+    assert desk.frames(1)[0]["ext_runtime"]["user_constraint"] == {"delay": 0.5}
+    jobs.change_constraint("GLOBAL_ID_1", Constraint.from_document({"delay": 0.2}))
+    desk.until(QueryState.ENDED)
+    assert jobs.runtime_of("GLOBAL_ID_1")["user_constraint"] == {"delay": 0.2}
 
 
 def test_two_readers_of_the_context_do_not_take_it_from_each_other(manage, desk):

@@ -10,7 +10,7 @@ from vdag.control import wire
 from vdag.control.controller import orders as orders_module
 from vdag.control.controller.orders import OrderBook
 from vdag.errors import FrameFormatError
-from vdag.plan import Placement, Plan, VideoConf
+from vdag.plan import Placement, Plan, ResourceLimit, VideoConf
 
 
 def plan(number: int) -> Plan:
@@ -86,6 +86,19 @@ def test_many_orders_travel_in_several_batches(book, monkeypatch):
     assert seen == [f"job-{number}" for number in range(40)]
 
 
+def test_a_limit_waits_beside_the_jobs_and_only_the_latest(book):
+    book.start(job("number"))
+    book.limit("number", ResourceLimit(0.5))
+    book.limit("other", ResourceLimit(0.25))
+    book.limit("number", None)
+    assert book.batch()[1:] == [
+        wire.LimitTask(3, "other", ResourceLimit(0.25)),
+        wire.LimitTask(4, "number", None),
+    ]
+    book.receipt(3)
+    assert [order.number for order in book.batch()] == [4]
+
+
 class AnyOrders(RuleBasedStateMachine):
     """A node that gets some answers, and carries out what is new, ends up where it should."""
 
@@ -94,6 +107,8 @@ class AnyOrders(RuleBasedStateMachine):
         self.book = OrderBook()
         self.wanted: dict[str, int] = {}  # job to plan, as it was ordered
         self.found: dict[str, int] = {}  # as the node has it
+        self.limits: dict[str, ResourceLimit | None] = {}  # likewise, by task
+        self.bound: dict[str, ResourceLimit | None] = {}
         self.last = self.number = 0
 
     jobs = st.sampled_from("abc")
@@ -116,6 +131,11 @@ class AnyOrders(RuleBasedStateMachine):
         self.book.stop(uid, "stopped")
         self.wanted.pop(uid, None)
 
+    @rule(task=jobs, limit=st.none() | st.builds(ResourceLimit, st.sampled_from([0.25, 0.5])))
+    def limit(self, task: str, limit: ResourceLimit | None) -> None:
+        self.book.limit(task, limit)
+        self.limits[task] = limit
+
     @rule(is_lost=st.booleans(), is_doubled=st.booleans())
     def ask(self, is_lost: bool, is_doubled: bool) -> None:
         self.book.receipt(self.last)
@@ -128,7 +148,9 @@ class AnyOrders(RuleBasedStateMachine):
             if order.number <= self.last:
                 continue
             self.last = order.number
-            if isinstance(order, wire.StopJob):
+            if isinstance(order, wire.LimitTask):
+                self.bound[order.task] = order.limit
+            elif isinstance(order, wire.StopJob):
                 self.found.pop(order.job_uid, None)
             else:
                 assert isinstance(order, wire.StartJob) or order.job_uid in self.found
@@ -139,11 +161,12 @@ class AnyOrders(RuleBasedStateMachine):
     def numbers_rise(self) -> None:
         numbers = [order.number for order in self.book.batch()]
         assert numbers == sorted(set(numbers))
-        assert len(self.book) <= 3
+        assert len(self.book) <= 6
 
     def teardown(self) -> None:
         self.ask(is_lost=False, is_doubled=True)
         assert self.found == self.wanted
+        assert self.bound == self.limits
         self.book.receipt(self.last)
         assert len(self.book) == 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from vdag.control.cluster import NodeView
+from vdag.control.cluster import NodeView, ServiceView
 from vdag.control.jobs.places import PlacesOfPlans
 from vdag.errors import ConfigError
 from vdag.plan import Placement, Plan, VideoConf
@@ -17,9 +19,10 @@ DEAF = NodeView("10.0.0.9", 5500, "edge")
 class Known:
     def __init__(self, *others: NodeView) -> None:
         self._others = others
+        self.mine = MINE
 
     def nodes(self) -> tuple[NodeView, ...]:
-        return (MINE, *self._others)
+        return (self.mine, *self._others)
 
 
 def find(
@@ -77,3 +80,36 @@ def test_an_address_may_be_written_in_many_ways():
 def test_what_is_no_address_is_refused():
     with pytest.raises(ConfigError, match=r"^flow_mapping\.t: 'a/b:5511' is not HOST:PORT$"):
         find("a/b")
+
+
+def fitted(model: int, placement: Placement, *others: NodeView) -> int:
+    services = {"t": ServiceView(models=(0, 2))}
+    known = Known(*others)
+    known.mine = replace(MINE, services=services)
+    places = PlacesOfPlans("10.0.0.7", known)
+    conf = VideoConf("480p", 25)
+    plan = Plan(1, conf, {"t": replace(placement, model_id=model)}, document={"flow_mapping": {}})
+    found = places.fit(plan)
+    assert found == replace(plan, flow_mapping=found.flow_mapping)
+    assert found.document == plan.document
+    assert replace(found.flow_mapping["t"], model_id=0) == replace(placement, model_id=0)
+    return found.flow_mapping["t"].model_id
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(0, 0), (1, 0), (2, 2), (9, 2)])
+@pytest.mark.parametrize("placement", [Placement("", "host"), Placement("10.0.0.7", "cloud")])
+def test_in_place_of_a_model_that_is_not_here_goes_the_next_larger_one(wanted, found, placement):
+    assert fitted(wanted, placement) == found
+
+
+def test_without_a_larger_one_goes_the_largest_there_is():
+    services = {"t": ServiceView(models=(1, 2))}
+    server = replace(SERVER, services=services)
+    assert fitted(0, Placement("10.0.0.8", "cloud"), server) == 1
+
+
+@pytest.mark.parametrize("services", [{}, {"t": ServiceView()}])
+def test_a_node_that_does_not_say_gets_the_model_that_the_plan_names(services):
+    server = replace(SERVER, services=services)
+    assert fitted(1, Placement("10.0.0.8", "cloud"), server) == 1
+    assert fitted(1, Placement("10.0.0.99", "cloud")) == 1

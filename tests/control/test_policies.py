@@ -11,9 +11,10 @@ import pytest
 from scheduler_kit import CLOUD, EDGE, HOST, QUERY, TASKS, Story, mapping, node, query
 
 from vdag.control import policies
-from vdag.control.policies import Policy
+from vdag.control.policies import Answer, Policy
 from vdag.control.scheduling.events import (
     ConstraintChanged,
+    NodeInfo,
     NodeJoined,
     NodeLeft,
     PlanProposed,
@@ -28,6 +29,7 @@ from vdag.control.scheduling.instructions import (
     SendPlan,
     StartJob,
 )
+from vdag.control.scheduling.surroundings import Snapshot
 from vdag.errors import ConfigError, PlanError
 from vdag.plan import Constraint, Placement, Plan, VideoConf
 
@@ -153,6 +155,11 @@ def test_before_the_first_frames_there_is_nothing_to_go_by():
     assert Policy("x", scheduler).answer(story.last(AskPolicy).question)[:2] == ({}, {})
 
 
+def among(question: Question, *nodes: NodeInfo) -> Question:
+    """Return a question with these nodes around, the first of them the host."""
+    return replace(question, around=Snapshot(nodes))
+
+
 @pytest.fixture
 def question() -> Question:
     story = Story(node(HOST), node(EDGE), node(CLOUD))
@@ -169,7 +176,7 @@ def test_a_policy_may_take_more_by_name_and_less(question):
         return (nodes, video, previous), (flow, cause, limit)
 
     answer = Policy("x", scheduler).answer(question)
-    assert answer.video_conf == (question.nodes, question.video, None)
+    assert answer.video_conf == (question.around.nodes(), question.video, None)
     assert answer.flow_mapping == (list(TASKS), "submitted", 5)
 
 
@@ -198,19 +205,21 @@ def test_a_function_that_is_no_policy_is_refused(function, text):
 @pytest.mark.parametrize(
     ("returned", "answer"),
     [
-        (("c", "m"), ("c", "m", None)),
+        (("c", "m"), ("c", "m")),
         (["c", "m", "r"], ("c", "m", "r")),
-        ({"video_conf": "c", "flow_mapping": "m"}, ("c", "m", None)),
-        ((None, None), (None, None, None)),
+        (("c", "m", "r", {"n": 1}, {"why": "so"}), ("c", "m", "r", {"n": 1}, {"why": "so"})),
+        ({"video_conf": "c", "flow_mapping": "m"}, ("c", "m")),
+        ({"video_conf": "c", "memory": {"n": 1}}, ("c", None, None, {"n": 1})),
+        ((None, None), (None, None)),
     ],
 )
-def test_a_policy_may_return_a_tuple_of_two_or_three_or_a_mapping(question, returned, answer):
-    assert Policy("x", lambda dag: returned).answer(question) == answer
+def test_a_policy_may_return_a_tuple_of_two_to_five_or_a_mapping(question, returned, answer):
+    assert Policy("x", lambda dag: returned).answer(question) == Answer(*answer)
 
 
 @pytest.mark.parametrize(
     ("returned", "what"),
-    [(None, "nothing"), (5, "a int"), ((1,), "1 values"), ([1] * 4, "4 values")],
+    [(None, "nothing"), (5, "a int"), ((1,), "1 values"), ([1] * 6, "6 values")],
 )
 def test_what_is_no_plan_by_its_shape_is_refused(question, returned, what):
     with refuses(PlanError, f"it returned {what}, expected video_conf, flow_mapping"):
@@ -262,8 +271,9 @@ def test_a_policy_is_found_by_its_own_name(name):
              "./relative.py:f", "/file.txt:f", "x" * 600 + ":f"],
 )  # fmt: skip
 def test_a_name_that_cannot_be_a_policys_is_refused(name):
+    ours = ", ".join(policies.BUILT_IN)
     text = (
-        f"policy {name[:512]!r} is unknown, expected one of golden, static, module:function, "
+        f"policy {name[:512]!r} is unknown, expected one of {ours}, module:function, "
         f"/path/file.py:function"
     )
     with refuses(ConfigError, text):
@@ -297,7 +307,8 @@ def test_a_policy_that_is_not_there_is_refused(tmp_path):
 def test_a_name_from_the_network_counts_only_if_the_operator_has_listed_it():
     policies.expect_allowed("golden", ())
     policies.expect_allowed("ours:plan", ["ours:plan"])
-    text = "policy 'os:system' is unknown, expected one of golden, static, ours:plan"
+    known = ", ".join([*policies.BUILT_IN, "ours:plan"])
+    text = f"policy 'os:system' is unknown, expected one of {known}"
     with refuses(ConfigError, text):
         policies.expect_allowed("os:system", ["ours:plan"])
 
@@ -361,7 +372,7 @@ def test_static_without_a_fixed_plan_keeps_the_one_in_force(question):
     static = policies.load("static")
     before = fixed().numbered(3)
     answer = static.answer(replace(question, previous=before))
-    assert Plan.from_documents(TASKS, *answer, number=3) == before
+    assert Plan.from_documents(TASKS, *answer[:3], number=3) == before
     with refuses(PlanError, f"{QUERY} was submitted without a plan"):
         static.answer(question)
 
@@ -370,7 +381,7 @@ def test_static_without_a_fixed_plan_keeps_the_one_in_force(question):
 
 
 def test_golden_is_the_best_quality_on_a_server(question):
-    conf, placed, _ = policies.load("golden").answer(question)
+    conf, placed, *_ = policies.load("golden").answer(question)
     assert conf == {"resolution": "720p", "fps": 25.0, "encoder": "JPEG"}
     assert {where["node_addr"] for where in placed.values()} == {CLOUD}
 
@@ -412,13 +423,13 @@ def test_golden_takes_another_edge_if_nothing_else_offers_a_task():
 
 def test_golden_says_which_task_nobody_offers(question):
     with refuses(PlanError, "no live node offers face_detection"):
-        policies.load("golden").answer(replace(question, nodes=(node(HOST, services={}),)))
+        policies.load("golden").answer(among(question, node(HOST, services={})))
 
 
 def test_golden_takes_the_largest_model_that_there_is(question):
     services = {task: ServiceInfo(1, (2, 1)) for task in TASKS}
     nodes = (node(HOST), node(CLOUD, services=services))
-    answer = policies.load("golden").answer(replace(question, nodes=nodes))
+    answer = policies.load("golden").answer(among(question, *nodes))
     assert {where["model_id"] for where in answer.flow_mapping.values()} == {1}
 
 
@@ -427,7 +438,7 @@ def test_golden_spreads_queries_over_servers_and_leaves_them_there(question):
     golden = policies.load("golden")
 
     def chosen(uid: str, nodes, previous=None) -> str:
-        asked = replace(question, job_uid=uid, nodes=(node(HOST), *nodes), previous=previous)
+        asked = replace(among(question, node(HOST), *nodes), job_uid=uid, previous=previous)
         return golden.answer(asked).flow_mapping[TASKS[0]]["node_addr"]
 
     counts = [chosen(f"GLOBAL_ID_{number}", servers) for number in range(400)]

@@ -36,6 +36,7 @@ from vdag.control.scheduling.events import (
 )
 from vdag.control.scheduling.instructions import (
     AskPolicy,
+    RecordDecision,
     RecordFault,
     RecordPlan,
     RecordState,
@@ -86,14 +87,14 @@ def test_a_question_tells_what_the_documents_promise(story):
         "generator": "SingleFrameGenerator", "flow": list(TASKS), "input": {},
     }  # fmt: skip
     assert question.dag_flow == list(TASKS)
-    assert question.resource_info == {
+    assert question.around.resource_info() == {
         "host": {"10.0.0.1": shares},
         "cloud": {"10.0.0.9": shares},
         "edge": {"10.0.0.2": shares},
     }
     assert question.user_constraint == {"delay": 0.3, "accuracy": 0.9}
     assert (question.runtime_info, question.last_plan_res) == ({}, {})
-    assert [each.node_addr for each in question.nodes] == [HOST, EDGE, CLOUD]
+    assert [each.node_addr for each in question.around.nodes()] == [HOST, EDGE, CLOUD]
     assert question.video == VideoInfo("people", 1280, 720, 25.0)
     assert (question.previous, question.fixed, question.cause) == (None, None, "submitted")
 
@@ -101,7 +102,7 @@ def test_a_question_tells_what_the_documents_promise(story):
 def test_where_there_is_no_server_the_host_stands_in():
     story = Story(node(HOST))
     story.submit()
-    info = story.last(AskPolicy).question.resource_info
+    info = story.last(AskPolicy).question.around.resource_info()
     assert info["cloud"] == info["host"]
     assert info["edge"] == {}
 
@@ -121,6 +122,7 @@ def test_the_first_plan_starts_the_job_with_a_route_to_each_other_node(story):
         RecordPlan(QUERY, plan, "submitted"),
         StartJob(HOST, query(), plan, {"face_alignment": "tcp://10.0.0.9:5020"}),
         RecordState(QUERY, QueryState.READY),
+        RecordDecision(QUERY, 1, True, "submitted", "somebody:policy", story.now_ns / 1e9, {}, {}),
     ]
     assert story.scheduler.plan_of(QUERY) == plan
 
@@ -189,10 +191,24 @@ def test_a_change_of_the_constraint_leads_to_a_question_at_once(running):
     assert (question.user_constraint, question.cause) == ({"delay": 0.1}, "constraint")
 
 
+def test_a_change_of_the_constraint_is_told_to_the_job_with_the_plan_it_has(running):
+    before = running.scheduler.plan_of(QUERY)
+    constraint = Constraint.from_document({"delay": 0.1})
+    running.tell(ConstraintChanged, QUERY, constraint)
+    order = running.last(SendPlan)
+    assert (order.plan, order.constraint) == (before, constraint)
+
+
+def test_a_plan_that_is_preferred_is_asked_for_without_a_word_to_the_job(running):
+    running.tell(ConstraintChanged, QUERY, query().constraint, "preferred")
+    assert [type(each) for each in running.out] == [AskPolicy]
+    assert running.last(AskPolicy).question.cause == "preferred"
+
+
 def test_what_comes_up_while_a_question_is_open_is_asked_afterwards(running):
     running.tell(ConstraintChanged, QUERY, Constraint.from_document({"delay": 0.1}))
     running.tell(ConstraintChanged, QUERY, Constraint.from_document({"delay": 0.2}))
-    assert running.out == []
+    assert _asked(running.out) == []
     running.propose(QUERY, SPLIT)
     assert running.last(AskPolicy).question.user_constraint == {"delay": 0.2}
 
@@ -220,7 +236,7 @@ def test_a_plan_that_is_in_force_already_is_not_sent_again(running):
 def test_another_plan_gets_the_next_number_and_is_sent(running):
     running.wait(2.1)
     running.propose(QUERY, ALL_HOST, {**CONF, "fps": 5})
-    assert running.kinds() == ["RecordPlan", "SendPlan"]
+    assert running.kinds() == ["RecordPlan", "SendPlan", "RecordDecision"]
     sent = running.last(SendPlan)
     assert (sent.node_addr, sent.plan.number, sent.routes) == (HOST, 2, {})
     assert running.last(RecordPlan).cause == "period"
@@ -489,5 +505,5 @@ def test_a_changed_service_is_told_in_the_next_question(running):
     services = {task: ServiceInfo(4, (), 0.5, 0.25) for task in TASKS}
     running.tell(NodeJoined, replace(node(CLOUD), services=services))
     running.tell(ConstraintChanged, QUERY, Constraint())
-    shares = running.last(AskPolicy).question.resource_info["cloud"]["10.0.0.9"]
+    shares = running.last(AskPolicy).question.around.resource_info()["cloud"]["10.0.0.9"]
     assert shares["face_detection"] == {"n_process": 4, "cpu_ratio": 0.5, "mem_ratio": 0.25}

@@ -6,6 +6,7 @@ how the scheduler decides; it only holds each instruction against what is true a
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ from vdag.control.scheduling.events import (
 from vdag.control.scheduling.instructions import (
     AskPolicy,
     Instruction,
+    LimitTask,
+    RecordDecision,
     RecordFault,
     RecordPlan,
     RecordState,
@@ -49,9 +52,10 @@ from vdag.control.scheduling.instructions import (
     StopJob,
 )
 from vdag.control.scheduling.scheduler import Scheduler
-from vdag.plan import Constraint, Plan
+from vdag.plan import Constraint, Plan, ResourceLimit
 
 NODES = (HOST, EDGE, CLOUD)
+REFUSED = re.compile(r"node (\S+) cannot limit task (\w+): (?:no rights|too late)")
 TIMEOUT_NS, PERIOD_NS = S, 2 * S
 
 addresses = st.sampled_from(NODES)
@@ -59,6 +63,17 @@ everything = {task: ServiceInfo() for task in TASKS}
 services = st.sampled_from([everything, everything, {TASKS[0]: ServiceInfo()}])
 states = st.sampled_from([*[QueryState.READY, QueryState.RUNNING] * 4, *QueryState])
 ports = st.sampled_from([5020, 6020, 0])
+shares = st.sampled_from([0.25, 0.5, 1.0])
+#: As plans have them: null for as before, or by task.
+limit = st.fixed_dictionaries({"cpu_util_limit": shares, "mem_util_limit": shares})
+limits = st.none() | st.fixed_dictionaries(
+    {TASKS[0]: limit, TASKS[1]: st.none() | limit},
+)
+#: As nodes have them, whoever ordered them.
+held_limits = st.dictionaries(
+    st.sampled_from(TASKS), st.builds(ResourceLimit, st.sampled_from([0.25, 0.5]), shares)
+)
+refusals = st.dictionaries(st.sampled_from(TASKS), st.sampled_from(["no rights", "too late", ""]))
 placements = st.fixed_dictionaries(
     {
         task: st.one_of(
@@ -98,13 +113,15 @@ class Stories(RuleBasedStateMachine):
         self.daemons: dict[str, NodeInfo] = {}
         self.jobs: dict[str, dict[str, int]] = {name: {} for name in NODES}
         self.routes: dict[str, dict[str, str]] = {}
+        self.limits: dict[str, dict[str, ResourceLimit]] = {name: {} for name in NODES}
 
-    @initialize(dialect=st.sampled_from(["channel", "push", "pull"]))
-    def begin(self, dialect: str) -> None:
+    @initialize(dialect=st.sampled_from(["channel", "push", "pull"]), first=limits)
+    def begin(self, dialect: str, first: Any) -> None:
         self.dialect = dialect  # of one node; the others are on the channel
         for name in NODES:
             self.join(name, everything, False, 5020)
             self.submit(name)
+        self.settle(HOST, CLOUD, 30, first)
 
     # Nodes.
 
@@ -113,11 +130,21 @@ class Stories(RuleBasedStateMachine):
         offered=services,
         is_anew=st.booleans(),
         port=st.sampled_from([5020, 6020, 0]),
+        held=st.none() | held_limits,
     )
-    def join(self, name: str, offered: dict[str, ServiceInfo], is_anew: bool, port: int) -> None:
+    def join(
+        self,
+        name: str,
+        offered: dict[str, ServiceInfo],
+        is_anew: bool,
+        port: int,
+        held: dict[str, ResourceLimit] | None = None,
+    ) -> None:
         if is_anew or name not in self.daemons:
             self.sessions += 1
-            self.jobs[name] = {}
+            self.jobs[name], self.limits[name] = {}, {}
+        elif held is not None:  # orders to it were lost, or somebody else's
+            self.limits[name] = dict(held)
         jobs = tuple(
             JobInfo(query_id, number, QueryState.RUNNING)
             for query_id, number in self.jobs[name].items()
@@ -129,6 +156,7 @@ class Stories(RuleBasedStateMachine):
             session=f"{self.sessions}",
             landing=f"tcp://{name.partition(':')[0]}:{port}" if port else "",
             jobs=jobs,
+            limits=dict(self.limits[name]),
         )
         self.tell(NodeJoined(self.now_ns, self.daemons[name]))
 
@@ -142,6 +170,10 @@ class Stories(RuleBasedStateMachine):
     @rule(name=addresses, offered=st.none() | services)
     def report(self, name: str, offered: dict[str, ServiceInfo] | None) -> None:
         self.tell(NodeReported(self.now_ns, name, {"mem_ratio": 0.5}, offered, None))
+
+    @rule(name=addresses, refused=refusals)
+    def refuse(self, name: str, refused: dict[str, str]) -> None:
+        self.tell(NodeReported(self.now_ns, name, refusals=refused))
 
     @rule(name=addresses, kind=st.sampled_from([NodeLeft, DispatchFailed]))
     def lose(self, name: str, kind: type[Any]) -> None:
@@ -204,19 +236,19 @@ class Stories(RuleBasedStateMachine):
     # Policies.
 
     @precondition(lambda self: self.asked())
-    @rule(data=st.data(), placed=placements, fps=st.integers(1, 30))
-    def propose(self, data: st.DataObject, placed: Any, fps: int) -> None:
+    @rule(data=st.data(), placed=placements, fps=st.integers(1, 30), limit=limits)
+    def propose(self, data: st.DataObject, placed: Any, fps: int, limit: Any) -> None:
         query_id = data.draw(st.sampled_from(self.asked()))
         conf, number = {**CONF, "fps": fps}, self.known[query_id].round
-        self.answer(PlanProposed(self.now_ns, query_id, number, conf, placed))
+        self.answer(PlanProposed(self.now_ns, query_id, number, conf, placed, limit))
 
-    @rule(first=addresses, second=addresses, fps=st.integers(1, 30))
-    def settle(self, first: str, second: str, fps: int) -> None:
+    @rule(first=addresses, second=addresses, fps=st.integers(1, 30), limit=limits)
+    def settle(self, first: str, second: str, fps: int, limit: Any) -> None:
         """Answer all that is open, by plans that may well be possible."""
         placed = {TASKS[0]: {"node_addr": first}, TASKS[1]: {"node_addr": second}}
         for query_id in self.asked():
             conf, number = {**CONF, "fps": fps}, self.known[query_id].round
-            self.answer(PlanProposed(self.now_ns, query_id, number, conf, placed))
+            self.answer(PlanProposed(self.now_ns, query_id, number, conf, placed, limit))
 
     @precondition(lambda self: self.count)
     @rule(data=st.data(), fps=st.sampled_from([5, "many"]))
@@ -274,6 +306,23 @@ class Stories(RuleBasedStateMachine):
             assert self.scheduler.plan_of(query_id) == known.plan
 
     @invariant()
+    def live_nodes_limit_their_tasks_to_what_the_plans_say(self) -> None:
+        for name in NODES:
+            alive = self.scheduler.node(name)
+            if alive is None or alive.dialect != "channel":
+                continue
+            expected = {}
+            for task in TASKS:
+                each = [limit for _, limit in self.users(name, task)]
+                if not each or None in each:
+                    continue
+                cpu = max(limit.cpu_util_limit for limit in each)
+                memory = max(limit.mem_util_limit for limit in each)
+                if (cpu, memory) != (1.0, 1.0):
+                    expected[task] = ResourceLimit(cpu, memory)
+            assert self.limits[name] == expected
+
+    @invariant()
     def jobs_know_where_their_peers_are(self) -> None:
         for query_id in self.live():
             known = self.known[query_id]
@@ -318,6 +367,15 @@ class Stories(RuleBasedStateMachine):
 
     # The model.
 
+    def users(self, name: str, task: str) -> list[tuple[str, ResourceLimit | None]]:
+        """The live queries whose plans have a task done at a node, with their limits of it."""
+        return [
+            (query_id, plan.resource_limit.get(task))
+            for query_id in self.live()
+            if (plan := self.known[query_id].plan) is not None
+            and plan.flow_mapping[task].node_addr == name
+        ]
+
     def live(self) -> list[str]:
         return [query_id for query_id, known in self.known.items() if not known.state.is_final]
 
@@ -356,7 +414,11 @@ class Stories(RuleBasedStateMachine):
             known.open_since_ns = None
         was_suspended = known is not None and known.suspended
         out = self.tell(event)
-        faults = [each for each in out if isinstance(each, RecordFault)]
+        faults = [
+            each
+            for each in out
+            if isinstance(each, RecordFault) and not REFUSED.fullmatch(each.what)
+        ]
         assert is_open or not out, "an answer to no question"
         if is_open and not was_suspended:
             known.answered_ns = None if faults else self.now_ns
@@ -386,6 +448,12 @@ class Stories(RuleBasedStateMachine):
         if order.state.is_final:
             known.open_since_ns = None
 
+    def do_RecordDecision(self, order: RecordDecision) -> None:
+        known = self.known[order.query_id]
+        assert known.plan is not None
+        assert order.number == known.plan.number
+        assert order.is_change or order.explanation, "there is something to tell"
+
     def do_RecordPlan(self, order: RecordPlan) -> None:
         known = self.known[order.query_id]
         assert not known.state.is_final
@@ -400,7 +468,25 @@ class Stories(RuleBasedStateMachine):
 
     def do_RecordFault(self, order: RecordFault) -> None:
         assert not self.known[order.query_id].state.is_final
-        self.known[order.query_id].answered_ns = None
+        refused = REFUSED.fullmatch(order.what)
+        if refused is None:
+            self.known[order.query_id].answered_ns = None
+            return
+        name, task = refused.groups()
+        assert self.scheduler.is_alive(name)
+        limit = dict(self.users(name, task))[order.query_id]
+        assert limit not in (None, ResourceLimit()), "it never wanted a limit there"
+
+    def do_LimitTask(self, order: LimitTask) -> None:
+        alive, held = self.scheduler.node(order.node_addr), self.limits[order.node_addr]
+        assert alive is not None, "ordered from a lost node"
+        assert alive.dialect == "channel"
+        assert held.get(order.task) != order.limit, "an order that changes nothing"
+        assert order.limit != ResourceLimit()
+        if order.limit is None:
+            del held[order.task]
+        else:
+            held[order.task] = order.limit
 
     def do_StartJob(self, order: StartJob) -> None:
         self.run(order)

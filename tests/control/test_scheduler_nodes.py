@@ -63,7 +63,7 @@ def test_a_silent_node_is_lost_and_its_queries_are_asked_about_at_once(running):
     running.wait(0.5, CLOUD)
     assert not running.scheduler.is_alive(CLOUD)
     assert running.last(AskPolicy).question.cause == "node lost"
-    assert CLOUD not in {each.node_addr for each in running.last(AskPolicy).question.nodes}
+    assert CLOUD not in {each.node_addr for each in running.last(AskPolicy).question.around.nodes()}
 
 
 def test_a_node_that_reports_is_not_lost(running):
@@ -185,6 +185,18 @@ def test_a_peer_that_is_back_at_another_landing_is_made_known(running):
     assert (sent.plan.number, sent.routes) == (1, {"face_alignment": "tcp://10.0.0.9:6020"})
 
 
+def test_a_peer_that_moves_while_another_does_without_a_task_is_made_known_in_the_end(running):
+    one = {"face_detection": ServiceInfo()}
+    both = {**one, "face_alignment": ServiceInfo()}
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    running.propose(QUERY, mapping(face_detection=EDGE, face_alignment=HOST))
+    running.tell(NodeReported, HOST, None, one)
+    running.tell(NodeJoined, back(EDGE, landing="tcp://10.0.0.2:6020"))
+    assert running.all(SendPlan) == [], "no plan can be sent: a task is not to be had"
+    running.tell(NodeReported, HOST, None, both)
+    assert running.last(SendPlan).routes == {"face_detection": "tcp://10.0.0.2:6020"}
+
+
 def test_the_host_is_told_whose_frames_will_not_come_home(running):
     running.tell(NodeLeft, CLOUD)
     running.tell(PolicyFailed, QUERY, running.rounds[QUERY], "no")
@@ -210,8 +222,8 @@ def test_what_nodes_report_is_told_in_questions(running):
     running.tell(NodeReported, EDGE, {"mem_ratio": 0.5}, None, {CLOUD: 1e7})
     running.tell(ConstraintChanged, QUERY, Constraint())
     question = running.last(AskPolicy).question
-    assert question.node_state[EDGE] == {"mem_ratio": 0.5}
-    assert question.bandwidth == {EDGE: {CLOUD: 1e7}}
+    assert question.around.node_state()[EDGE] == {"mem_ratio": 0.5}
+    assert question.around.bandwidth() == {EDGE: {CLOUD: 1e7}}
 
 
 # The host is lost.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import typing
+from typing import Any
 
 import pytest
 from scheduler_kit import CLOUD, CONF, HOST, QUERY, Story, mapping, node, query
 
-from vdag.control.scheduling import consequences, events
+from vdag.control.profile import Profile
+from vdag.control.scheduling import consequences, events, instructions
 from vdag.control.scheduling.cases import Case, Cases
 from vdag.control.scheduling.events import (
     ConstraintChanged,
@@ -24,6 +26,7 @@ from vdag.control.scheduling.events import (
     QuerySubmitted,
     RuntimeReported,
 )
+from vdag.control.scheduling.loads import Loads
 from vdag.control.scheduling.moves import TABLE, Moves
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.settings import SchedulerSettings
@@ -38,7 +41,7 @@ PUBLIC = typing.get_args(events.QueryEvent)
 INNER = typing.get_args(consequences.Consequence)
 
 
-def brought_to(state: str) -> Story:
+def brought_to(state: str, limit: Any = None) -> Story:
     """A story whose query is in a state; if it lives, a question about it is open."""
     story = Story(node(HOST), node(CLOUD))
     if state == "ABSENT":
@@ -46,7 +49,7 @@ def brought_to(state: str) -> Story:
     story.submit()
     if state == "UNSCHEDULED":
         return story
-    story.propose(QUERY, SPLIT)
+    story.propose(QUERY, SPLIT, CONF, limit)
     if state != "READY":
         story.tell(RuntimeReported, QUERY, {"delay": 0.2}, 1)
     if state in ("ENDED", "FAILED"):
@@ -89,16 +92,29 @@ JobRuns            ABSENT:X        .                RUNNING:R      RUNNING:     
 JobEnded           .               .                ENDED:R        ENDED:R        .         .
 JobFailed          .               .                FAILED:R       FAILED:R       .         .
 PlanTaken          .               .                READY:         RUNNING:       .         .
-PlanProposed       .               READY:PSR        READY:Ps       RUNNING:Ps     .         .
+PlanProposed       .               READY:PSRD       READY:PsD      RUNNING:PsD    .         .
 PolicyFailed       .               UNSCHEDULED:F    READY:F        RUNNING:F      .         .
 HostLost           .               UNSCHEDULED:R    READY:R        RUNNING:R      .         .
 HostBack           .               UNSCHEDULED:     READY:S        READY:SR       .         .
 PeerLost           .               UNSCHEDULED:     READY:         RUNNING:       .         .
 PeerBack           .               UNSCHEDULED:     READY:s        RUNNING:s      .         .
 """
+#: The same of a query whose plan limits what is done by the server: L limit. Of the plan that is
+#: proposed, the limit is at the host. What is not here does as above.
+LIMITED = """
+event              READY           RUNNING
+QueryStopped       ENDED:XLR       ENDED:XLR
+QueryDeleted       ABSENT:XL       ABSENT:XL
+JobEnded           ENDED:LR        ENDED:LR
+JobFailed          FAILED:LR       FAILED:LR
+PlanProposed       READY:PLLsD     RUNNING:PLLsD
+PeerLost           READY:          RUNNING:
+PeerBack           READY:Ls        RUNNING:Ls
+"""
+LIMIT = {"face_alignment": {"cpu_util_limit": 0.5}}
 LETTERS = {
-    "RecordState": "R", "RecordPlan": "P", "RecordFault": "F", "AskPolicy": "A", "StartJob": "S",
-    "SendPlan": "s", "StopJob": "X",
+    "RecordState": "R", "RecordPlan": "P", "RecordFault": "F", "RecordDecision": "D",
+    "AskPolicy": "A", "StartJob": "S", "SendPlan": "s", "StopJob": "X", "LimitTask": "L",
 }  # fmt: skip
 
 
@@ -131,6 +147,38 @@ def test_each_event_does_in_each_state_what_the_walk_says(state, event, cell):
     assert after == (state if cell == "." else cell.partition(":")[0])
 
 
+def limited_cells():
+    header, *rows = (line.split() for line in LIMITED.strip().splitlines())
+    changed = {event: dict(zip(header[1:], row, strict=True)) for event, *row in rows}
+    for case in cells():
+        state, event, cell = case.values
+        if state in header:
+            after = changed.get(event, {}).get(state, cell)
+            yield pytest.param(state, event, after, id=f"{state}-{event}")
+
+
+@pytest.mark.parametrize(("state", "event", "cell"), [*limited_cells()])
+def test_each_event_does_with_limits_what_the_walk_says(state, event, cell):
+    story = brought_to(state, LIMIT)
+    kind, *fields = FIELDS[event]
+    if kind in (PlanProposed, PolicyFailed):
+        fields[1] = story.rounds[QUERY]
+    if cell == "!":
+        with pytest.raises(InvalidTransition):
+            story.tell(kind, *fields)
+        return
+    story.tell(kind, *fields)
+    after, _, expected = cell.partition(":")
+    assert "".join(LETTERS[name] for name in story.kinds()) == expected.strip(".")
+    known = story.scheduler.state_of(QUERY)
+    assert ("ABSENT" if known is None else known.name) == (state if cell == "." else after)
+
+
+def test_the_walk_has_every_instruction():
+    kinds = typing.get_args(instructions.Instruction)
+    assert {kind.__name__ for kind in kinds} == LETTERS.keys()
+
+
 def test_the_walk_has_every_event_of_a_query():
     walked = {kind for kind, *_ in FIELDS.values()}
     assert set(PUBLIC) <= walked
@@ -148,8 +196,9 @@ def test_what_follows_from_nodes_and_time_is_illegal_for_a_query_that_cannot_be_
     if (known, kind) in TABLE:
         assert known in (QueryState.UNSCHEDULED, QueryState.READY, QueryState.RUNNING)
         return
-    cases = Cases(10)
-    moves = Moves(cases, Nodes(), Timers(), SchedulerSettings())
+    cases, nodes, profile = Cases(10), Nodes(), Profile()
+    loads = Loads(nodes, profile)
+    moves = Moves(cases, nodes, loads, Timers(), SchedulerSettings(), profile)
     if known is not None:
         cases.add(Case(query(), known))
     rest = {3: ("why",), 2: ()}[len(kind.__slots__)]

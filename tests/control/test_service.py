@@ -287,7 +287,8 @@ def test_a_limit_shows_in_replies_until_it_is_lifted(caller, jpeg):
     caller.post("/limit_process_resource", process | {"cpu_util_limit": 1.0})
     caller.post("/limit_task_resource", request | {"cpu_util_limit": 1.0})
     state = caller.get("/get_cluster_info").json()["127.0.0.1"]["service_state"]
-    assert state["face_detection"] == {"cpu_util_limit": 1.0, "mem_util_limit": 1.0}
+    lifted = {"cpu_util_limit": 1.0, "mem_util_limit": 1.0, "models": [0, 1, 2]}
+    assert state["face_detection"] == lifted
 
 
 def test_every_request_is_answered_while_workers_are_killed(node, jpeg):

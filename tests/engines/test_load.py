@@ -74,7 +74,7 @@ def test_load_refuses_an_unknown_override(model: Path) -> None:
 
 
 def test_load_refuses_an_unknown_engine(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^engine 'torch' is none of onnx, tensorrt$"):
+    with pytest.raises(ConfigError, match=r"^engine 'torch' is none of onnx, onnx-cuda, tensorrt$"):
         engines.load(model, engine="torch")
 
 
@@ -92,7 +92,7 @@ def test_tensorrt_is_unavailable_without_its_library(model: Path) -> None:
     info = {info.name: info for info in engines.available()}["tensorrt"]
     if info.available:
         pytest.skip("TensorRT is installed here")
-    with pytest.raises(EngineUnavailable, match="tensorrt") as caught:
+    with pytest.raises(EngineUnavailable, match=r"tensorrt|pycuda|CUDA") as caught:
         engines.load(model, engine="tensorrt")
     assert str(caught.value) == info.problem
 
@@ -109,7 +109,7 @@ def test_a_target_without_the_class_is_unavailable(model: Path, targets: dict[st
 
 def test_available_names_every_engine_and_its_devices() -> None:
     infos = {info.name: info for info in engines.available()}
-    assert list(infos)[:2] == ["onnx", "tensorrt"]
+    assert list(infos)[:3] == ["onnx", "onnx-cuda", "tensorrt"]
     import onnxruntime
 
     assert infos["onnx"].version == onnxruntime.__version__

@@ -33,7 +33,7 @@ with atheris.instrument_imports(include=["vdag"]):
 import numpy as np
 
 LENGTH = struct.Struct("<I")
-ROUTE = (Hop("face_detection", "ipc:///run/a"), Hop("home", "tcp://10.0.0.1:7000"))
+ROUTE = (Hop("face_detection", "ipc:///run/a", 2), Hop("home", "tcp://10.0.0.1:7000"))
 CONTEXT = {
     "face_detection": {"bbox": np.ones((2, 4), np.float32), "found": np.array([True, False])},
     "count": {"cars": {"left": 3, "right": [1, 2.5, None, "x", b"y"]}, "faces": [np.zeros((2, 2))]},

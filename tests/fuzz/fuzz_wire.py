@@ -60,12 +60,14 @@ def seeds() -> Iterator[wire.Message]:
         drops=[wire.Drops("GLOBAL_ID_1", SESSION, "deadline", 4)],
         bandwidth={"10.0.0.2:5001": 1e6},
         results=[wire.Result("GLOBAL_ID_1", SESSION, 1, b'{"count_result":{"total":1}}')],
+        refusals={"face_detection": "control groups are read only"},
     )
     yield wire.Reported(1, True, 1 << 40, 1 << 41, view)
     yield wire.Await("10.0.0.1:5001", SESSION, SESSION, 3)
     start = wire.StartJob(1, "GLOBAL_ID_1", 0, b'{"flow":["a"]}', DOCUMENT, PLAN, routes, {})
     plan = wire.SendPlan(2, "GLOBAL_ID_1", PLAN, routes, {landing: "gate-3"})
-    yield wire.Orders([start, plan, wire.StopJob(3, "GLOBAL_ID_2", "stopped")])
+    limit = wire.LimitTask(4, "face_detection", ResourceLimit(0.5, 0.25))
+    yield wire.Orders([start, plan, wire.StopJob(3, "GLOBAL_ID_2", "stopped"), limit])
     yield wire.Refused("the node has to join first", True)
 
 

@@ -49,6 +49,19 @@ def test_the_ways_to_another_node_and_back_are_what_its_clock_does_not_explain(s
     assert home_s == 2.0
 
 
+def test_the_bytes_of_a_message_are_those_of_the_first_task_that_it_reaches():
+    times = {
+        "a": Times(11 * S, 12 * S),
+        "b": Times(11 * S, 12 * S, 0, 11 * S, 5000),
+        "c": Times(13 * S, 14 * S, 0, 13 * S, 5000),
+        "d": Times(15 * S, 16 * S, 0, 15 * S, 300),
+        "e": Times(17 * S, 18 * S, 0, 17 * S, -1),
+    }
+    routes = itinerary(a=HERE, b=THERE, c=THERE, d=HERE, e=ELSEWHERE)
+    parts, _ = parts_of(routes, times, 10 * S, 24 * S)
+    assert [parts[task].nbytes for task in "abcde"] == [0, 5000, 0, 300, 0]
+
+
 def test_tasks_after_each_other_on_another_node_share_its_clock():
     off = 500 * S
     times = {

@@ -20,6 +20,7 @@ from vdag.control.controller import Controller, ControllerSettings
 from vdag.control.desk import QueryRequest
 from vdag.control.records import Store
 from vdag.control.scheduling.events import JobInfo, QueryState
+from vdag.control.scheduling.instructions import Order
 from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import ConfigError
 from vdag.graph import Graph
@@ -44,16 +45,22 @@ def until(found: Callable[[], T | None], timeout_s: float = TIMEOUT_S) -> T:
     return result
 
 
-def quick(channel: str = LOOPBACK, **settings: Any) -> ControllerSettings:
-    """Settings with which a test takes no longer than it has to."""
-    scheduler = SchedulerSettings(period_s=0.2, node_timeout_s=1.0, pull_timeout_s=1.0)
+def quick(
+    channel: str = LOOPBACK, *, silence_s: float = 60.0, **settings: Any
+) -> ControllerSettings:
+    """Settings with which a test takes no longer than it has to.
+
+    Nodes that a test plays say nothing while it waits for something else: only where it is about
+    their silence they are away after a short one, `silence_s`.
+    """
+    scheduler = SchedulerSettings(period_s=0.2, node_timeout_s=silence_s, pull_timeout_s=silence_s)
     return ControllerSettings(
         channel, **{"scheduler": scheduler, "report_s": 0.1, "hold_s": 0.2, **settings}
     )
 
 
 def view(role: str = "edge", *tasks: str, address: str = "10.0.0.7", port: int = 5500) -> NodeView:
-    services = {task: ServiceView(2, 0.5, 1.0) for task in tasks or (TASK,)}
+    services = {task: ServiceView(2, 0.5, 1.0, models=(0, 2)) for task in tasks or (TASK,)}
     device = {"cpu_ratio": [12.5]}
     return NodeView(address, port, role, device, {"n_cpu": 1}, services)  # type: ignore[arg-type]
 
@@ -85,6 +92,9 @@ class NotedJobs:
     ) -> None:
         self.jobs[job_uid] = JobInfo(job_uid, plan.number, QueryState.RUNNING)
         self.calls.put(("plan", job_uid, plan, dict(routes), dict(names)))
+
+    def change_constraint(self, job_uid: str, constraint: Constraint) -> None:
+        self.calls.put(("constraint", job_uid, constraint.to_document()))
 
     def give_up(self, job_uid: str, landings: Collection[str]) -> None:
         self.calls.put(("give_up", job_uid, list(landings)))
@@ -212,6 +222,14 @@ def cloud(folder: Path, channel: str = LOOPBACK, **settings: Any) -> Iterator[Co
         Controller(store, quick(channel, **settings)) as controller,
     ):
         yield controller
+
+
+class Posted:
+    """Stands where jobs and plans are posted."""
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.start = self.replan = self.stop = self.orders.append
 
 
 def totals(store: Store, query_id: str) -> list[int]:

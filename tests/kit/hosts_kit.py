@@ -71,6 +71,19 @@ class Hosts:
     def mend(self, side: int) -> None:
         self._set(side, "up")
 
+    def thin(self, side: int, rate: str) -> None:
+        """Let no more out of a host than a rate, such as `1mbit`: tbf of tc-tbf(8)."""
+        self._tc("replace", side, "tbf", "rate", rate, "burst", "16kb", "latency", "200ms")
+
+    def widen(self, side: int) -> None:
+        """Let everything out of a host again."""
+        self._tc("del", side)
+
+    def _tc(self, order: str, side: int, *shape: str) -> None:
+        where = ("dev", f"vh{side}x{os.getpid()}", "root")
+        command = ("tc", "-n", self._names[side], "qdisc", order, *where, *shape)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+
     def _set(self, side: int, state: str) -> None:
         # At the bridge: the host itself does not notice, as with a cable that is cut further on.
         ip("-n", self._middle, "link", "set", f"vb{side}x{os.getpid()}", state)

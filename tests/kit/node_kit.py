@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -32,8 +33,13 @@ class Reply:
         return json.loads(self.body)
 
 
+def is_over(connection: http.client.HTTPConnection) -> bool:
+    """Whether the server has closed a connection meanwhile: there is something to read, its end."""
+    return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
+
+
 class Caller:
-    """Asks a node, over one connection."""
+    """Asks a node, over one connection; anew if it was idle for too long."""
 
     def __init__(self, url: str) -> None:
         self.place = urllib.parse.urlsplit(url).netloc
@@ -41,6 +47,8 @@ class Caller:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
+        if is_over(self._connection):
+            self._connection.close()
         self._connection.request(method, path, body, names)
         response = self._connection.getresponse()
         found = {name.lower(): value for name, value in response.getheaders()}

@@ -35,6 +35,7 @@ class OldService:
     def __init__(self, host: str = "127.0.0.1", **tasks: Answer) -> None:
         self._tasks = tasks
         self.bodies: queue.Queue[tuple[str, Document]] = queue.Queue()
+        self.queries: list[str] = []
         self._server = Server(self._handle, host)
         self.endpoint = f"http://{host}:{self._server.port}"
         self.port = self._server.port
@@ -46,11 +47,13 @@ class OldService:
         self._server.close()
 
     def _handle(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        path, _, query = path.partition("?")  # which the original's framework does not look at
         name = path.removeprefix("/execute_task/")
         if method != "POST" or name == path:
             return 404, {}
         if name not in self._tasks:
             return 200, {"error": "unregistered services", "status": 1}
+        self.queries.append(query)
         self.bodies.put((name, body))
         answer = self._tasks[name](body)
         return answer if isinstance(answer, tuple) else (200, answer)

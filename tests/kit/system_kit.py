@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import psutil
 from hosts_kit import Hosts, Loopback
-from node_kit import MAIN, ROOT, Reply
+from node_kit import MAIN, ROOT, Reply, is_over
 
 from vdag.transport.keys import KeyFolder
 
@@ -75,6 +75,8 @@ class Asker:
     def _ask(self, method: str, path: str, content: Any) -> Reply:
         body = None if content is None else json.dumps(content).encode()
         headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+        if is_over(self._connection):
+            self._connection.close()
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()
         return Reply(response.status, {}, response.read())

@@ -46,17 +46,18 @@ PLACEMENT = st.builds(
     Placement, NAME, st.sampled_from(["host", "edge", "cloud"]), st.integers(0, 99), TEXT
 )
 
+LIMITS = st.builds(ResourceLimit, st.floats(0.01, 1), st.floats(0.01, 1))
+
 
 @st.composite
 def plans(draw: Any) -> Plan:
     tasks = draw(st.lists(NAME, min_size=1, max_size=3, unique=True))
-    limit = st.builds(ResourceLimit, st.floats(0.01, 1), st.floats(0.01, 1))
     some = st.sampled_from(tasks)
     return Plan(
         draw(NUMBER),
         draw(CONF),
         {task: draw(PLACEMENT) for task in tasks},
-        draw(st.dictionaries(some, limit, max_size=2)),
+        draw(st.dictionaries(some, LIMITS, max_size=2)),
         draw(st.dictionaries(some, CONF, max_size=2)),
     )
 
@@ -68,7 +69,8 @@ START = st.builds(
 )
 SEND = st.builds(wire.SendPlan, POSITIVE, NAME, PLAN, ROUTES, ROUTES)
 STOP = st.builds(wire.StopJob, POSITIVE, NAME, TEXT)
-ORDER = START | SEND | STOP
+LIMIT = st.builds(wire.LimitTask, POSITIVE, NAME, st.none() | LIMITS)
+ORDER = START | SEND | STOP | LIMIT
 REPORT = st.builds(
     wire.Report,
     NAME, SESSION, SESSION, POSITIVE, NUMBER, NUMBER,
@@ -82,11 +84,13 @@ REPORT = st.builds(
     drops=lists(DROPS),
     bandwidth=st.dictionaries(NAME, st.floats(0, 1e18), max_size=3),
     results=lists(RESULT),
+    refusals=st.dictionaries(NAME, TEXT, max_size=3),
 )  # fmt: skip
 JOIN = st.builds(
     wire.Join,
     NAME, SESSION, TEXT, ROLE, st.integers(0, 65535), TEXT,
     st.dictionaries(NUMBER, VIDEO, max_size=3), OFFERS, lists(WORK), DOCUMENT,
+    st.dictionaries(NAME, LIMITS, max_size=2),
 )  # fmt: skip
 MESSAGE = st.one_of(
     JOIN,

@@ -81,7 +81,8 @@ addresses = st.builds(
     st.sampled_from(["inproc", "ipc", "tcp", "shm", "http"]),
     st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40),
 )
-hops = st.builds(Hop, st.text(min_size=1, max_size=60), addresses)
+models = st.none() | st.integers(0, 99)
+hops = st.builds(Hop, st.text(min_size=1, max_size=60), addresses, models)
 routes = st.lists(hops, max_size=64).map(tuple)
 fields_of_a_task = st.dictionaries(
     names,
@@ -240,6 +241,8 @@ def test_an_exchange_can_pass_on_a_frame_whose_context_it_does_not_look_at():
             {"route": (ROUTE[0], Hop("t" * 256, "ipc://x"))},
             "route[1].task of 256 bytes exceeds limit 255",
         ),
+        ({"route": (Hop("t", "ipc://x", 100),)}, "route[0].model 100 is not between 0 and 99"),
+        ({"route": (Hop("t", "ipc://x", -1),)}, "route[0].model -1 is not between 0 and 99"),
         (
             {"route": (Hop("t", "ipc://" + "x" * 250),)},
             "route[0].endpoint of 256 characters exceeds limit 255",
@@ -319,6 +322,14 @@ GOOD = route_section(["job", "cam", [["t", "ipc://x"]]])
             "route[0].endpoint 'ftp://x' is no address",
         ),
         (
+            [with_route(route_section(["job", "cam", [["t", "ipc://x", 100]]]))],
+            "route[0].model 100 is not between 0 and 99",
+        ),
+        (
+            [with_route(route_section(["job", "cam", [["t", "ipc://x", "large"]]]))],
+            "route is malformed: Expected `int | null`, got `str` - at `$[2][0][2]`",
+        ),
+        (
             [with_route(route_section(["job", "cam", [["t", "ipc://x"]] * 65]))],
             "route of 65 hops exceeds limit 64",
         ),
@@ -344,6 +355,19 @@ def test_a_receiver_of_pixels_does_not_look_at_route_and_context():
     assert decode_header([broken]) == decode_header([part])
     with pytest.raises(FrameFormatError, match=r"^first part of \d+ bytes is not \d+ bytes long$"):
         decode_header([broken[:-1]])
+
+
+def test_a_model_costs_a_hop_one_byte_and_its_lack_costs_nothing():
+    routes = [(Hop("task", "ipc://x", model),) for model in (None, 0, 99)]
+    texts = [msgspec.msgpack.encode(["job", "cam", [["task", "ipc://x"]]])]
+    texts += [
+        msgspec.msgpack.encode(["job", "cam", [["task", "ipc://x", model]]]) for model in (0, 99)
+    ]
+    for route, text in zip(routes, texts, strict=True):
+        (part,) = encode(descriptor(in_a_slot(hop=0), job="job", route=route, context={}))
+        assert text in part
+        assert decode([part]).here == route[0]
+    assert len(texts[1]) == len(texts[2]) == len(texts[0]) + 1
 
 
 def test_a_route_too_long_to_be_remembered_is_read_all_the_same():

@@ -179,3 +179,28 @@ def test_damage_is_an_error_or_a_picture_and_never_more(frames, data):
     except FrameFormatError:
         return
     assert (picture.width, picture.height) == (WIDTH, HEIGHT)
+
+
+def hops(picture: np.ndarray, count: int) -> np.ndarray:
+    """Return what a picture is after it was sent from host to host so many times."""
+    height, width = picture.shape[:2]
+    for _ in range(count):
+        encoder = Encoder(width, height, bitrate=40_000_000)
+        picture = decoded(Decoder(width, height), encoder.encode(picture))
+    return picture
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("width", [512, 511])
+def test_grey_stays_as_bright_as_it_was_from_hop_to_hop(count: int, width: int):
+    ramp = np.repeat(np.arange(256, dtype=np.uint8), 2)[:width]
+    picture = np.broadcast_to(ramp[None, :, None], (64, width, 3)).copy()
+    off = hops(picture, count).astype(np.float64) - picture
+    assert np.abs(off.mean((0, 1))).max() < 0.5
+    assert np.abs(off.mean(0)).max() < 4  # no level of them is far off
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_colours_stay_as_they_were_from_hop_to_hop(frames, count: int):
+    off = hops(frames[0], count).astype(np.float64) - frames[0]
+    assert np.abs(off.mean((0, 1))).max() < 0.5

@@ -29,7 +29,8 @@ def ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
 messages = st.one_of(
     st.builds(link.Hello, U64, U64, st.text(min_size=1, max_size=99), CLOCK),
     st.builds(link.Notice, U64, U64, st.binary(max_size=200)),
-    st.builds(link.Receipt, U64, ranges(), CLOCK, CLOCK, CLOCK),
+    st.builds(link.Probe, U64, U64, st.binary(max_size=200)),
+    st.builds(link.Receipt, U64, ranges(), CLOCK, CLOCK, CLOCK, CLOCK),
     st.builds(link.KeyFrameWanted, U64, st.text(max_size=99), st.integers(0, 2**64 - 1)),
 )
 

@@ -22,6 +22,7 @@ __all__ = [
     "header",
     "jpeg",
     "literal",
+    "motion",
     "nms",
     "preprocess",
     "quoted",
@@ -30,7 +31,17 @@ __all__ = [
 
 if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
     try:
-        from vdag._native import decode, header, jpeg, literal, nms, preprocess, quoted, ring
+        from vdag._native import (
+            decode,
+            header,
+            jpeg,
+            literal,
+            motion,
+            nms,
+            preprocess,
+            quoted,
+            ring,
+        )
     except ImportError as err:
         raise NativeUnavailable(
             f"the compiled kernels are missing ({err}): run `pip install -e .` in the checkout, "
@@ -43,6 +54,7 @@ else:
     from vdag._native import reference_header as header
     from vdag._native import reference_jpeg as jpeg
     from vdag._native import reference_literal as literal
+    from vdag._native import reference_motion as motion
     from vdag._native import reference_nms as nms
     from vdag._native import reference_preprocess as preprocess
     from vdag._native import reference_quoted as quoted

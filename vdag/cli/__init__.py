@@ -9,12 +9,19 @@ from typing import Annotated
 import typer
 
 from vdag import __version__
+from vdag.cli.collector import collector
 from vdag.cli.doctor import doctor
+from vdag.cli.engines import engines
+from vdag.cli.explain import explain
 from vdag.cli.keys import keys
 from vdag.cli.node import node_main
 from vdag.cli.packages import packages
+from vdag.cli.profile import profile
 from vdag.cli.queries import plan, queries, results, stop, submit
+from vdag.cli.record import record
+from vdag.cli.records import records
 from vdag.cli.run import INTERRUPTED, run
+from vdag.cli.simulate import simulate
 from vdag.cli.tasks import tasks
 from vdag.cli.top import top
 from vdag.cli.view import view
@@ -32,9 +39,15 @@ app.command()(run)
 app.command()(tasks)
 app.command()(packages)
 app.command()(doctor)
-for command in (submit, queries, results, plan, stop, top, view):
+app.command()(collector)
+for command in (submit, queries, results, plan, explain, stop, top, view):
     app.command()(command)
+app.command()(simulate)
+app.command()(record)
 app.add_typer(keys, name="keys")
+app.add_typer(engines, name="engine")
+app.add_typer(records, name="records")
+app.add_typer(profile, name="profile")
 
 
 def _print_version(wanted: bool) -> None:

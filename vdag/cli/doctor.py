@@ -17,7 +17,9 @@ from rich.text import Text
 from vdag import __version__, engines
 from vdag import _native as native
 from vdag.engines import zoo
-from vdag.errors import ModelError, NativeUnavailable
+from vdag.engines.gpu.device import open_device
+from vdag.engines.tensorrt import flavour
+from vdag.errors import EngineUnavailable, ModelError, NativeUnavailable
 
 __all__ = ["doctor"]
 
@@ -25,6 +27,13 @@ __all__ = ["doctor"]
 PACKAGES = (
     ("av", "reads and writes video", "video"),
     ("opencv-python-headless", "resizes, draws, finds poses", "video"),
+)
+#: What only a machine with a GPU wants, likewise.
+GPU_PACKAGES = (
+    ("onnxruntime-gpu", "runs models on CUDA", "gpu"),
+    ("pycuda", "memory, streams and kernels of the GPU", "cuda"),
+    ("cuda-bindings", "CUDA graphs, page-locking, the compiler of kernels", "cuda"),
+    ("onnx", "prepares models for TensorRT", "tensorrt"),
 )
 #: Builds of OpenCV that provide the same module.
 ALTERNATIVES = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python")}
@@ -42,7 +51,7 @@ class Finding:
 
 def doctor() -> None:
     """Say what vdag found on this machine; exit status 1 when something needed is missing."""
-    findings = [*_machine(), *_packages(), *_engines(), *_models()]
+    findings = [*_machine(), *_packages(), *_engines(), *_gpu(), *_models()]
     table = Table(show_header=False, box=None)
     for _ in range(3):
         table.add_column(overflow="fold")  # a path that is cut short helps nobody
@@ -94,6 +103,28 @@ def _engines() -> Iterator[Finding]:
         devices = ", ".join(info.devices)
         state = f"{info.version} on {devices}" if info.available else ""
         yield Finding(f"engine {info.name}", state, info.problem or "", needed=info.name == "onnx")
+
+
+def _gpu() -> Iterator[Finding]:
+    """Name every piece that a GPU wants, each on a line; a machine without one needs none."""
+    for package, use, extra in GPU_PACKAGES:
+        version = _version(package)
+        problem = "" if version else f"not installed: pip install '.[{extra}]' ({use})"
+        yield Finding(package, f"{version}, {use}" if version else "", problem, needed=False)
+    try:
+        libraries = ", ".join(flavour.libraries()) or flavour.find().name
+    except EngineUnavailable as err:
+        yield Finding("TensorRT", "", str(err), needed=False)
+    else:
+        yield Finding("TensorRT", libraries)
+    try:
+        device = open_device(0)
+    except EngineUnavailable as err:
+        yield Finding("GPU", "", str(err), needed=False)
+    else:
+        capability = ".".join(str(part) for part in device.compute_capability)
+        memory = f"{device.nbytes / 2**30:.1f} GiB"
+        yield Finding("GPU", f"{device.name}, compute capability {capability}, {memory}")
 
 
 def _models() -> Iterator[Finding]:

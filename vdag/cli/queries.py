@@ -18,7 +18,7 @@ from vdag.cli.cloud import Cloud, Token, Url
 from vdag.errors import ConfigError
 from vdag.graph import Graph
 
-__all__ = ["console", "outcome", "plan", "queries", "results", "stop", "submit"]
+__all__ = ["console", "outcome", "plan", "queries", "results", "shortfall", "stop", "submit"]
 
 DEFAULT_URL = "http://127.0.0.1:5000"
 #: Columns of a table that nobody looks at.
@@ -135,6 +135,8 @@ def plan(
     for each in found.pop("history", None) or [found]:
         cause = f"  {each['cause']}" if "cause" in each else ""
         print(f"plan {each['number']}: {_conf(each['video_conf'])}{cause}")
+        if isinstance(bound := each.get("bound"), Mapping):
+            print(f"  {shortfall(bound)}")
         for task, place in each["flow_mapping"].items():
             node = place.get("node_addr") or place["node_ip"]
             print(f"  {task}: {place['node_role']} {node}, model {place['model_id']}")
@@ -159,6 +161,15 @@ def console() -> Console:
     """Return a console for tables, which are not folded where a program reads them."""
     found = Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=WIDE)
+
+
+def shortfall(bound: Mapping[str, Any]) -> str:
+    """Say which bound of a query cannot be kept, and what is the best there is."""
+    limit, best = (
+        f"{value:.3g}" if isinstance(value := bound.get(name), (int, float)) else "?"
+        for name in ("limit", "best")
+    )
+    return f"{bound.get('what')} of {limit} cannot be kept: the best there is is {best}"
 
 
 def outcome(listed: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from vdag.config.checks import PACKAGE, checked, is_loopback, read_token
 from vdag.config.sections import (
     CloudConfig,
     Config,
+    DoorConfig,
     EdgeConfig,
     NodeConfig,
     PackagesConfig,
@@ -49,6 +50,7 @@ __all__ = [
     "PACKAGE",
     "CloudConfig",
     "Config",
+    "DoorConfig",
     "EdgeConfig",
     "NodeConfig",
     "PackagesConfig",

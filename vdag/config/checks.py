@@ -11,12 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vdag.config.sections import CloudConfig, Config, EdgeConfig, PackagesConfig, ServiceConfig
+from vdag.config.sections import (
+    Config,
+    DoorConfig,
+    EdgeConfig,
+    PackagesConfig,
+    ServiceConfig,
+    TaskConfig,
+)
 from vdag.errors import ConfigError
 
 __all__ = ["PACKAGE", "checked", "is_loopback", "read_token"]
 
-_Door = TypeVar("_Door", ServiceConfig, EdgeConfig, CloudConfig)
+_Door = TypeVar("_Door", bound=DoorConfig)
 
 MAX_TOKEN_NBYTES = 256
 #: What a header can carry: visible characters.
@@ -52,6 +59,7 @@ EDGE_RANGES: Mapping[str, tuple[float, float]] = {
     "frame_timeout_s": (0.1, 3600.0),
     "pull_s": (0.02, 3600.0),
     "service_port": (1, 65535),
+    "probe_s": (0.0, 3600.0),
 }
 CLOUD_RANGES: Mapping[str, tuple[float, float]] = {
     "port": (0, 65535),
@@ -107,8 +115,20 @@ def _check_service(service: ServiceConfig) -> None:
         raise ConfigError("service.tasks is empty")
     for name, task in service.tasks.items():
         _check_ranges(task, TASK_RANGES, f"service.tasks.{name}.")
+        _check_models(task, f"service.tasks.{name}.")
     if not service.slots or any(value < 1 for slot in service.slots for value in slot):
         raise ConfigError("service.slots is not a list of widths, heights and numbers above 0")
+
+
+def _check_models(task: TaskConfig, place: str) -> None:
+    if not task.models:
+        return
+    low, high = TASK_RANGES["model_id"]
+    if not all(low <= model <= high for model in task.models):
+        raise ConfigError(f"{place}models is {list(task.models)}, expected {low:g} to {high:g}")
+    own = 0 if task.card is not None else task.model_id
+    if own not in task.models:
+        raise ConfigError(f"{place}models is {list(task.models)}, which lacks model_id {own}")
 
 
 def _check_edge(edge: EdgeConfig) -> None:

@@ -13,6 +13,7 @@ from vdag.transport.flow import Policy
 __all__ = [
     "CloudConfig",
     "Config",
+    "DoorConfig",
     "EdgeConfig",
     "NodeConfig",
     "PackagesConfig",
@@ -31,7 +32,9 @@ class TaskConfig:
 
     Attributes:
         workers: processes to start with.
-        model_id: 0 large, 1 medium, 2 small.
+        model_id: what its workers begin with, and use where no plan says: 0 large, 1 medium, 2
+            small.
+        models: the `model_id`s that plans may choose among; empty for all that the task has.
         device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
         engine: what runs the model.
         threads: of the engine, for one call.
@@ -43,6 +46,7 @@ class TaskConfig:
 
     workers: int = 1
     model_id: int = 0
+    models: tuple[int, ...] = ()
     device: str = "auto"
     engine: str = "onnx"
     threads: int = 1
@@ -77,8 +81,8 @@ class PackagesConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceConfig:
-    """The compute service.
+class DoorConfig:
+    """Where a role listens, and who may come in; of every section of a role.
 
     Attributes:
         host: address to listen on; beyond loopback only with a token.
@@ -86,6 +90,22 @@ class ServiceConfig:
         token: callers must show it as `Authorization: Bearer <token>`; empty for none.
         token_file: holds the token in its first line; only its owner may read it.
         callers: addresses and networks of programs that cannot show a token, and need not.
+        cors: answer browsers of any origin, as the documents do.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str = field(default="", repr=False)
+    token_file: Path | None = None
+    callers: tuple[str, ...] = ()
+    cors: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfig(DoorConfig):
+    """The compute service.
+
+    Attributes:
         tasks: by name, in the order they are listed.
         modules: Python files that register tasks of the operator's own.
         packages: tasks that callers upload and the operator enables.
@@ -97,14 +117,9 @@ class ServiceConfig:
         max_pictures: of one request.
         max_in_flight: pieces of work under way.
         deadline_s: for the answer to a request; callers may ask for less.
-        cors: answer browsers of any origin, as the documents do.
     """
 
-    host: str = "127.0.0.1"
     port: int = 5500
-    token: str = field(default="", repr=False)
-    token_file: Path | None = None
-    callers: tuple[str, ...] = ()
     tasks: Mapping[str, TaskConfig] = field(
         default_factory=lambda: {task: TaskConfig() for task in TASKS}
     )
@@ -118,7 +133,6 @@ class ServiceConfig:
     max_pictures: int = 256
     max_in_flight: int = 256
     deadline_s: float = 10.0
-    cors: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +158,10 @@ class VideoConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class EdgeConfig:
+class EdgeConfig(DoorConfig):
     """The job manager: a node that owns videos.
 
     Attributes:
-        host: address to listen on; beyond loopback only with a token.
-        port: 0 for any free one.
-        token: callers must show it as `Authorization: Bearer <token>`; empty for none.
-        token_file: holds the token in its first line; only its owner may read it.
-        callers: addresses and networks of programs that cannot show a token, and need not.
-        cors: answer browsers of any origin, as the documents do.
         videos: by their ids, which are numbers.
         max_jobs: that may be at work at a time.
         max_in_flight: frames of one job that are under way at a time.
@@ -165,15 +173,12 @@ class EdgeConfig:
             waiting for them to be posted.
         pull_s: between two questions.
         service_port: where nodes that are known only by their address do tasks.
+        probe_s: a link that plans may use and that nothing was sent over for so long is measured by
+            a few bytes, at most 256 KiB; 0 for never.
     """
 
-    host: str = "127.0.0.1"
     port: int = 5001
     live_port: int = 5101
-    token: str = field(default="", repr=False)
-    token_file: Path | None = None
-    callers: tuple[str, ...] = ()
-    cors: bool = True
     videos: Mapping[str, VideoConfig] = field(default_factory=dict)
     max_jobs: int = 64
     max_in_flight: int = 8
@@ -182,19 +187,14 @@ class EdgeConfig:
     pull: bool = False
     pull_s: float = 4.0
     service_port: int = 5500
+    probe_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class CloudConfig:
+class CloudConfig(DoorConfig):
     """The query manager: who takes queries in and keeps their results.
 
     Attributes:
-        host: address to listen on; beyond loopback only with a token.
-        port: 0 for any free one.
-        token: callers must show it as `Authorization: Bearer <token>`; empty for none.
-        token_file: holds the token in its first line; only its owner may read it.
-        callers: addresses and networks of programs that cannot show a token, and need not.
-        cors: answer browsers of any origin, as the documents do.
         database: path of an SQLite file, or a URL of SQLAlchemy; empty for a file of the node's.
         results_kept: of each query, the newest.
         results_age_s: older results go, but for the newest few of each query.
@@ -209,18 +209,17 @@ class CloudConfig:
         report_s: how often nodes report.
         hold_s: how long their question for orders is held back.
         service_port: where nodes that speak only the documented REST do tasks.
+        profile: file of `vdag profile` to begin with; the one of the package if there is none.
         live_port: of the side channel, which passes on what nodes show; 0 for any free one.
         node_live_port: of the nodes' side channels.
+        live_codec: how nodes send pictures there: `mjpeg`, `h264`, or `auto`: H.264 over links that
+            are too thin for the other.
     """
 
-    host: str = "127.0.0.1"
     port: int = 5000
     live_port: int = 5100
     node_live_port: int = 5101
-    token: str = field(default="", repr=False)
-    token_file: Path | None = None
-    callers: tuple[str, ...] = ()
-    cors: bool = True
+    live_codec: Literal["auto", "mjpeg", "h264"] = "auto"
     database: str = ""
     results_kept: int = 1000
     results_age_s: float = 30 * 86400.0
@@ -235,6 +234,7 @@ class CloudConfig:
     report_s: float = 0.5
     hold_s: float = 1.0
     service_port: int = 5500
+    profile: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

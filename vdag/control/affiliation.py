@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from vdag.control.controller.delivery import Dispatching
     from vdag.control.jobs import Jobs
+    from vdag.control.service.plan_limits import PlanLimits
     from vdag.transport.channel import Curve
 
 __all__ = ["Affiliation", "state_folder"]
@@ -107,6 +108,8 @@ class Affiliation:
         landing: str = "",
         videos: Mapping[int, wire.Video] | None = None,
         jobs: Jobs | None = None,
+        limits: PlanLimits | None = None,
+        bandwidth: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         """Tell the controller, if there is one, of this node, from now on until `close`.
 
@@ -115,6 +118,8 @@ class Affiliation:
             landing: address that frames for it are sent to, empty for none.
             videos: that it owns, by number.
             jobs: that it runs; None if it runs none.
+            limits: of its tasks; None if it does none.
+            bandwidth: bytes per second to other nodes, by `node_addr`; returns at once.
 
         Raises:
             ConfigError: the controller's address has no meaning, or its key is not trusted.
@@ -128,8 +133,10 @@ class Affiliation:
             view=self._view,
             notebook=self.notebook,
             jobs=jobs,
+            limits=limits,
             spool=None if jobs is None else private_folder(state_folder(self._config) / "spool"),
             curve=self._curve(),
+            bandwidth=bandwidth,
             cluster=self.cluster if isinstance(self.cluster, Hearsay) else None,
         )
         self._stack.callback(self.agent.close)
@@ -206,5 +213,7 @@ def _open_controller(config: Config, store: Store, dispatch: Dispatching) -> Con
         cloud.report_s,
         cloud.hold_s,
         cloud.service_port,
+        cloud.profile,
+        state_folder(config) / "profile.json",
     )
     return Controller(store, settings, keys=_keys(config, cloud.channel), dispatch=dispatch)

@@ -49,12 +49,14 @@ class ServiceView:
         cpu_util_limit: share of all cores that they may use together.
         mem_util_limit: share of the memory.
         bandwidth: of the way to the node, relative to the best; 1 within it.
+        models: the `model_id`s that plans can choose among; empty for not said.
     """
 
     n_process: int = 1
     cpu_util_limit: float = 1.0
     mem_util_limit: float = 1.0
     bandwidth: float = 1.0
+    models: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class NodeView:
         services: by name of the task, in the node's own order.
         landing: address that frames for it are sent to; empty if it takes none, or for this node.
         name: under which keys know it; likewise.
+        node_addr: `ip:port`, which names it; likewise.
     """
 
     address: str
@@ -80,6 +83,7 @@ class NodeView:
     services: Mapping[str, ServiceView] = field(default_factory=dict)
     landing: str = ""
     name: str = ""
+    node_addr: str = ""
 
     @property
     def place(self) -> str:
@@ -194,20 +198,31 @@ def view_of_card(card: wire.Card) -> NodeView:
         device if isinstance(device, dict) else {},
         summary if isinstance(summary, dict) else {},
         {
-            task: ServiceView(offer.workers, offer.cpu_util_limit, offer.mem_util_limit)
+            task: ServiceView(
+                offer.workers,
+                offer.cpu_util_limit,
+                offer.mem_util_limit,
+                models=tuple(offer.models),
+            )
             for task, offer in card.services.items()
         }
         if card.port
         else {},
         card.landing,
         card.name,
+        card.node_addr,
     )
 
 
 def offers_of(view: NodeView) -> dict[str, wire.Offer]:
     """Return what a node offers, as it tells the controller."""
     return {
-        task: wire.Offer(service.n_process, [], service.cpu_util_limit, service.mem_util_limit)
+        task: wire.Offer(
+            service.n_process,
+            list(service.models),
+            service.cpu_util_limit,
+            service.mem_util_limit,
+        )
         for task, service in view.services.items()
     }
 
@@ -268,6 +283,7 @@ def _states(node: NodeView) -> dict[str, Any]:
             task: {
                 "cpu_util_limit": service.cpu_util_limit,
                 "mem_util_limit": service.mem_util_limit,
+                "models": list(service.models),
             }
             for task, service in node.services.items()
         },

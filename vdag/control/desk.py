@@ -87,6 +87,7 @@ class QueryView:
         suspended: its node is away; it goes on when that is back.
         plan: `Plan.to_documents()` of the present one and its `number`; None before the first.
         runtime: the documents' form of what was reported last; empty before.
+        decision: why it has its plan, and what became of it, see `Decisions`; empty before.
         created_s: seconds since the epoch.
     """
 
@@ -102,6 +103,7 @@ class QueryView:
     suspended: bool = False
     plan: Mapping[str, Any] | None = None
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    decision: Mapping[str, Any] = field(default_factory=dict)
     created_s: float = 0.0
 
 

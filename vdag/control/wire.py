@@ -33,6 +33,7 @@ from vdag.control.wire_terms import (
     Card,
     Document,
     Drops,
+    Limits,
     Name,
     Number,
     Offer,
@@ -53,7 +54,7 @@ from vdag.control.wire_terms import (
     Works,
 )
 from vdag.errors import FrameFormatError
-from vdag.plan import Plan
+from vdag.plan import Plan, ResourceLimit
 from vdag.transport.rpc import MAX_NBYTES
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ __all__ = [
     "Drops",
     "Join",
     "Joined",
+    "LimitTask",
     "Message",
     "Offer",
     "Order",
@@ -92,7 +94,7 @@ __all__ = [
 ]
 
 #: Changes whenever a message does; both ends have to speak the same.
-VERSION = 1
+VERSION = 2
 MAGIC = b"VPLN"
 _PREFIX = MAGIC + bytes([VERSION])
 
@@ -111,6 +113,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         services: tasks it offers.
         jobs: that it runs right now.
         state: its machine: `device_state` and `summary`.
+        limits: that it has been ordered to set, and has not been ordered to lift.
     """
 
     node_addr: Name
@@ -123,6 +126,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     services: Offers = {}
     jobs: Works = []
     state: Document = b""
+    limits: Limits = {}
 
 
 class Joined(
@@ -165,6 +169,7 @@ class Report(
         drops: that have risen.
         bandwidth: bytes per second to other nodes, by `node_addr`.
         results: in the order they were made.
+        refusals: tasks that cannot be limited, with the reason; empty for those that now can be.
     """
 
     node_addr: Name
@@ -183,6 +188,7 @@ class Report(
     drops: Annotated[list[Drops], msgspec.Meta(max_length=MAX_RESULTS)] = []
     bandwidth: Annotated[dict[Name, Amount], msgspec.Meta(max_length=MAX_RESULTS)] = {}
     results: Annotated[list[Result], msgspec.Meta(max_length=MAX_RESULTS)] = []
+    refusals: Annotated[dict[Name, Text], msgspec.Meta(max_length=MAX_RESULTS)] = {}
 
 
 class Reported(
@@ -247,6 +253,7 @@ class SendPlan(
 
     Attributes:
         lost: landings of nodes that frames went to before and that are gone.
+        constraint: the user's, as of `StartJob`; empty for what it was.
     """
 
     number: Positive
@@ -255,6 +262,7 @@ class SendPlan(
     routes: Routes = {}
     names: Routes = {}
     lost: Annotated[list[Place], msgspec.Meta(max_length=256)] = []
+    constraint: Document = b""
 
 
 class StopJob(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stop"):
@@ -265,7 +273,17 @@ class StopJob(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     reason: Text = ""
 
 
-Order = SendPlan | StartJob | StopJob
+class LimitTask(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="limit"
+):
+    """Limit the workers of a task, None for not any more."""
+
+    number: Positive
+    task: Name
+    limit: ResourceLimit | None
+
+
+Order = LimitTask | SendPlan | StartJob | StopJob
 
 
 class Orders(

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from vdag.plan import ResourceLimit
+
 __all__ = [
     "MAX_DOCUMENT_NBYTES",
     "MAX_RESULTS",
@@ -16,6 +18,7 @@ __all__ = [
     "Card",
     "Document",
     "Drops",
+    "Limits",
     "Name",
     "Number",
     "Offer",
@@ -63,6 +66,7 @@ State = Annotated[int, msgspec.Meta(ge=0, le=4)]
 #: JSON of an object; empty for none.
 Document = Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT_NBYTES)]
 Routes = Annotated[dict[Name, Place], msgspec.Meta(max_length=256)]
+Limits = Annotated[dict[Name, ResourceLimit], msgspec.Meta(max_length=256)]
 
 
 class Video(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -100,12 +104,14 @@ class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         state: see `State`.
         plan: number of the plan it follows, 0 for none.
         reason: why it has failed.
+        routes: task to the landing of the node it runs on, for tasks that run elsewhere.
     """
 
     job_uid: Name
     state: State
     plan: Number = 0
     reason: Text = ""
+    routes: Routes = {}
 
 
 Offers = Annotated[dict[Name, Offer], msgspec.Meta(max_length=256)]
@@ -113,7 +119,11 @@ Works = Annotated[list[Work], msgspec.Meta(max_length=MAX_RESULTS)]
 
 
 class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A node, as the controller tells the others of it; fields as of `Join`."""
+    """A node, as the controller tells the others of it; fields as of `Join`.
+
+    Attributes:
+        session: empty for not said.
+    """
 
     node_addr: Name
     role: Role
@@ -122,6 +132,7 @@ class Card(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     services: Offers = {}
     state: Document = b""
     name: Text = ""
+    session: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class View(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -40,6 +40,7 @@ __all__ = [
 
 _TARGETS = {
     "onnx": "vdag.engines.onnx:OnnxEngine",
+    "onnx-cuda": "vdag.engines.gpu.onnx:OnnxCudaEngine",
     "tensorrt": "vdag.engines.tensorrt:TensorRTEngine",
 }
 

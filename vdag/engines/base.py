@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -286,11 +286,23 @@ class InputBuffers:
     """The input arrays that an engine owns: one for each shape, bounded, the longest unused goes.
 
     Not thread-safe: the engine calls it under its lock.
+
+    Args:
+        specs: of the inputs.
+        max_shapes: arrays kept for each.
+        allocate: makes zeros of a shape and dtype; `aligned_zeros` if None.
     """
 
-    __slots__ = ("_arrays", "_max_shapes", "_specs")
+    __slots__ = ("_allocate", "_arrays", "_max_shapes", "_specs")
 
-    def __init__(self, specs: Iterable[TensorSpec], *, max_shapes: int) -> None:
+    def __init__(
+        self,
+        specs: Iterable[TensorSpec],
+        *,
+        max_shapes: int,
+        allocate: Callable[[tuple[int, ...], np.dtype[Any]], NDArray[Any]] | None = None,
+    ) -> None:
+        self._allocate = allocate or aligned_zeros
         self._specs = {spec.name: spec for spec in specs}
         self._max_shapes = max_shapes
         self._arrays: dict[str, OrderedDict[tuple[int, ...], NDArray[Any]]] = {
@@ -305,7 +317,7 @@ class InputBuffers:
             raise ConfigError(f"no input {name!r}; the inputs are {', '.join(self._specs)}")
         array = arrays.get(key)
         if array is None:
-            array = arrays[key] = self._allocate(self._specs[name], key)
+            array = arrays[key] = self._make(self._specs[name], key)
             if len(arrays) > self._max_shapes:
                 arrays.popitem(last=False)
         else:
@@ -321,8 +333,7 @@ class InputBuffers:
         for arrays in self._arrays.values():
             arrays.clear()
 
-    @staticmethod
-    def _allocate(spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _make(self, spec: TensorSpec, shape: tuple[int, ...]) -> NDArray[Any]:
         spec.check_shape(shape)
         nbytes = math.prod(shape) * spec.dtype.itemsize
         if nbytes > MAX_BUFFER_NBYTES:
@@ -330,7 +341,7 @@ class InputBuffers:
                 f"input {spec.name!r} of shape {shape} takes {nbytes} bytes, "
                 f"which exceeds {MAX_BUFFER_NBYTES}"
             )
-        return aligned_zeros(shape, spec.dtype)
+        return self._allocate(shape, spec.dtype)
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

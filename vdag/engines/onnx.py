@@ -8,6 +8,9 @@ the outputs of the run before; the arrays returned are views of that memory and 
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import logging
 import re
 import threading
@@ -22,7 +25,7 @@ from numpy.typing import NDArray
 from vdag.engines.base import EngineSpec, EngineStats, InputBuffers, TensorSpec
 from vdag.errors import ConfigError, EngineError, EngineUnavailable, ModelError, VdagError
 
-__all__ = ["OnnxEngine"]
+__all__ = ["OnnxEngine", "check_file", "onnxruntime", "open_cuda", "reason", "tensor"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,11 +66,11 @@ class OnnxEngine:
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        ort = _onnxruntime()
+        ort = onnxruntime()
         self.name = spec.label
         self.device, self._session = _open(ort, spec)
-        self.inputs = tuple(_tensor(spec, "input", node) for node in self._session.get_inputs())
-        self.outputs = tuple(_tensor(spec, "output", node) for node in self._session.get_outputs())
+        self.inputs = tuple(tensor(spec, "input", node) for node in self._session.get_inputs())
+        self.outputs = tuple(tensor(spec, "output", node) for node in self._session.get_outputs())
         self._binding = self._session.io_binding()
         self._bind_outputs()
         self._buffers = InputBuffers(self.inputs, max_shapes=spec.max_shapes)
@@ -81,7 +84,7 @@ class OnnxEngine:
     @staticmethod
     def probe() -> tuple[str, tuple[str, ...]]:
         """Return ONNX Runtime's version and its devices, best first; see `EngineClass.probe`."""
-        ort = _onnxruntime()
+        ort = onnxruntime()
         return str(ort.__version__), ("cuda", "cpu") if _has_cuda(ort) else ("cpu",)
 
     def buffer(self, name: str, shape: Sequence[int]) -> NDArray[Any]:
@@ -144,7 +147,7 @@ class OnnxEngine:
         except VdagError:
             raise
         except Exception as err:  # onnxruntime's exceptions have no base of their own
-            raise EngineError(f"{self.name} failed: {_reason(err)}") from err
+            raise EngineError(f"{self.name} failed: {reason(err)}") from err
         finally:
             self._bind_outputs()
 
@@ -198,28 +201,41 @@ class OnnxEngine:
         raise ConfigError(f"{self.name} misses input {missing}; it takes {', '.join(names)}")
 
 
-def _onnxruntime() -> Any:
+def onnxruntime() -> Any:
+    """Import the library.
+
+    Raises:
+        EngineUnavailable: it is not installed.
+    """
     try:
-        import onnxruntime
+        return importlib.import_module("onnxruntime")
     except ImportError as err:
         raise EngineUnavailable(
             "onnxruntime is not installed: pip install '.[onnx]' in the checkout, "
             "or '.[gpu]' for CUDA"
         ) from err
-    return onnxruntime
 
 
 def _has_cuda(ort: Any) -> bool:
     return _CUDA in ort.get_available_providers()
 
 
-def _open(ort: Any, spec: EngineSpec) -> tuple[str, Any]:
-    """Return the device that `spec` comes to, and a session on it."""
+def check_file(spec: EngineSpec) -> None:
+    """Look at the model before any library does.
+
+    Raises:
+        ModelError: it is no file, or an empty one.
+    """
     if not spec.model.is_file():
-        reason = "not a file" if spec.model.exists() else "no such file"
-        raise ModelError(f"{spec.model} is not an ONNX model: {reason}")
+        problem = "not a file" if spec.model.exists() else "no such file"
+        raise ModelError(f"{spec.model} is not an ONNX model: {problem}")
     if not spec.model.stat().st_size:  # versions of onnxruntime differ in what they call it
         raise ModelError(f"{spec.model} is not an ONNX model: the file is empty")
+
+
+def _open(ort: Any, spec: EngineSpec) -> tuple[str, Any]:
+    """Return the device that `spec` comes to, and a session on it."""
+    check_file(spec)
     if spec.device == "cpu" or (spec.device == "auto" and not _has_cuda(ort)):
         return "cpu", _open_cpu(ort, spec)
     if not _has_cuda(ort):
@@ -228,7 +244,7 @@ def _open(ort: Any, spec: EngineSpec) -> tuple[str, Any]:
             "pip install '.[gpu]' in the checkout, in place of '.[onnx]'"
         )
     index = spec.device.partition(":")[2] or "0"
-    session, problem = _open_cuda(ort, spec, index)
+    session, problem = open_cuda(ort, spec, index)
     if session is not None:
         return f"cuda:{index}", session
     fallback = _open_cpu(ort, spec)  # raises if the model is to blame and not the device
@@ -246,22 +262,43 @@ def _open_cpu(ort: Any, spec: EngineSpec) -> Any:
         verdict = (
             "is not an ONNX model" if broken else f"does not run in onnxruntime {ort.__version__}"
         )
-        raise ModelError(f"{spec.model} {verdict}: {_reason(err)}") from err
+        raise ModelError(f"{spec.model} {verdict}: {reason(err)}") from err
 
 
-def _open_cuda(ort: Any, spec: EngineSpec, index: str) -> tuple[Any, str]:
-    """Return a session on CUDA device `index`, or None and the reason why there is none."""
+def open_cuda(
+    ort: Any, spec: EngineSpec, index: str, *, stream: int | None = None
+) -> tuple[Any, str]:
+    """Return a session on CUDA device `index`, or None and the reason why there is none.
+
+    Args:
+        ort: the library.
+        spec: what to load.
+        index: number of the device.
+        stream: a `CUstream` that all its work goes to; one of its own if None.
+    """
     # Exhaustive search, the default, tries every convolution for seconds at every new shape.
     options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
+    _preload(ort)
+    if stream is not None:
+        options["user_compute_stream"] = str(stream)
     try:
         session = _session(ort, spec, [(_CUDA, options), _CPU])
     except Exception as err:  # onnxruntime's exceptions have no base of their own
-        return None, _reason(err)
+        return None, reason(err)
     if _CUDA in session.get_providers():
         return session, ""
     # What is listed as available is what was compiled in. Without the driver or cuDNN,
     # ONNX Runtime carries on with the CPU, and says so on stderr only.
     return None, "onnxruntime finds no CUDA driver, CUDA libraries or cuDNN that it can use"
+
+
+def _preload(ort: Any) -> None:
+    """Load CUDA's libraries from their packages, where `pip install` has put them."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints what it does not find
+            preload()
+        _log.debug("onnxruntime: %s", said.getvalue())
 
 
 def _session(ort: Any, spec: EngineSpec, providers: list[Any]) -> Any:
@@ -279,8 +316,12 @@ def _session(ort: Any, spec: EngineSpec, providers: list[Any]) -> Any:
     return ort.InferenceSession(str(spec.model), options, providers=providers, enable_fallback=0)
 
 
-def _tensor(spec: EngineSpec, kind: str, node: Any) -> TensorSpec:
-    """Describe one input or output as ONNX Runtime reports it."""
+def tensor(spec: EngineSpec, kind: str, node: Any) -> TensorSpec:
+    """Describe one input or output as ONNX Runtime reports it.
+
+    Raises:
+        ModelError: it is no tensor of numbers.
+    """
     dtype = _DTYPES.get(node.type)
     if dtype is None:
         raise ModelError(
@@ -291,7 +332,7 @@ def _tensor(spec: EngineSpec, kind: str, node: Any) -> TensorSpec:
     return TensorSpec(node.name, dtype, tuple(shape))
 
 
-def _reason(err: Exception) -> str:
+def reason(err: Exception) -> str:
     """Return what ONNX Runtime says, on one line, without its preamble and full stop."""
     text = str(err).strip()
     while (shorter := _PREAMBLE.sub("", text, count=1)) != text:

@@ -179,6 +179,7 @@ class Job:
         plan: int,
         placement: Mapping[str, str] = MappingProxyType({}),
         prepare: Callable[[], None] | None = None,
+        models: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Go on under another plan, from the next frame that leaves; any thread may call it.
 
@@ -189,11 +190,12 @@ class Job:
             plan: its number.
             placement: as of the constructor.
             prepare: changes the source, called by the thread that reads, between two frames.
+            models: task to the model that it is done with; the others are left to the workers.
 
         Raises:
-            PlanError: `placement` does not fit the graph; the plan before stays.
+            PlanError: `placement` or `models` does not fit the graph; the plan before stays.
         """
-        itinerary = self._routes.lay_out(plan, placement)
+        itinerary = self._routes.lay_out(plan, placement, models)
         with self._lock:
             if prepare is None and self._next_plan is None:
                 here = self._routes.first_tasks_here(itinerary)
@@ -282,8 +284,7 @@ class Job:
             frame.release()
             raise SourceError(f"frame {frame.seq} comes after frame {self._last_seq}")
         self._last_seq = frame.seq
-        parcel = self._slots.take_in(frame)
-        if parcel is not None:
+        if (parcel := self._slots.take_in(frame)) is not None:
             return self._admit(frame.seq, parcel)
         with self._lock:
             if not self._closing:
@@ -366,8 +367,7 @@ class Job:
 
     def _next(self) -> Result | None:
         """Wait for the next frame's result; None at the end of the source."""
-        trip = self._wait_for_turn()
-        if trip is None:
+        if (trip := self._wait_for_turn()) is None:
             return None
         if trip.error is not None:
             trip.parcel.release()

@@ -29,12 +29,14 @@ class Times(NamedTuple):
         end_ns: likewise.
         pid: of the worker; 0 for not said.
         arrived_ns: when the frame was in the task's queue; 0 for not said.
+        nbytes: of the message by which the frame came to that node; 0 if it did not come by one.
     """
 
     start_ns: int
     end_ns: int
     pid: int = 0
     arrived_ns: int = 0
+    nbytes: int = 0
 
     @property
     def compute_ns(self) -> int:
@@ -78,10 +80,14 @@ def parts_of(
         hops = [(hop.task, hop.endpoint) for hop in route[:-1] if hop.task in times]
         transfers_ns, way_ns = _transfers(hops, times, itinerary.exchange, capture_ns, home_ns)
         home_s = max(home_s, way_ns / _NS)
-        for (task, _), transfer_ns in zip(hops, transfers_ns, strict=True):
+        before = itinerary.exchange
+        for (task, place), transfer_ns in zip(hops, transfers_ns, strict=True):
             at = times[task]
+            # What the frame came with is told by each task there; it came for the first.
+            nbytes = max(at.nbytes, 0) if place != before else 0
+            before = place
             parts[task] = TaskParts(
-                transfer_ns / _NS, at.queue_ns / _NS, at.compute_ns / _NS, at.pid
+                transfer_ns / _NS, at.queue_ns / _NS, at.compute_ns / _NS, at.pid, nbytes
             )
     return parts, home_s
 

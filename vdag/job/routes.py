@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from vdag.errors import PlanError
 from vdag.graph import Graph
@@ -34,12 +35,17 @@ class Routes:
         self._graph, self._exchange, self._job, self._alias = graph, exchange, job, alias
         self._stream = secrets.randbits(63)
 
-    def lay_out(self, plan: int, placement: Mapping[str, str]) -> Itinerary:
+    def lay_out(
+        self,
+        plan: int,
+        placement: Mapping[str, str],
+        models: Mapping[str, int] = MappingProxyType({}),
+    ) -> Itinerary:
         """Return the routes under a plan.
 
         Raises:
             GraphError: the graph has too many branches or tasks to travel.
-            PlanError: the placement does not fit the graph, or frames cannot leave this node.
+            PlanError: placement or models do not fit the graph, or frames cannot leave this node.
         """
         if placement and self._alias is None:
             raise PlanError("placement names other nodes, and this one has no alias for them")
@@ -51,6 +57,7 @@ class Routes:
             job=self._job,
             stream=self._stream,
             placement=placement,
+            models=models,
             plan=plan,
         )
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from vdag.config import CloudConfig, Config, EdgeConfig, ServiceConfig
+from vdag.config import Config, DoorConfig
 from vdag.control import queries as query
 from vdag.control import service, sidechannel
 from vdag.control.affiliation import Affiliation
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["Node", "notify_systemd", "run"]
 
 logger = logging.getLogger(__name__)
+
+#: Of pictures that wait in the kernel for a thin link: what waits there is old when it arrives.
+LIVE_NBYTES = 1 << 16
 
 
 class Node:
@@ -95,6 +98,8 @@ class Node:
                 landing="" if workplace is None else workplace.landing,
                 videos={} if workplace is None else workplace.videos,
                 jobs=None if workplace is None else workplace.jobs,
+                limits=None if self._worksite is None else self._worksite.limits,
+                bandwidth=dict if workplace is None else workplace.bandwidth,
             )
             self._stack = stack.pop_all()
 
@@ -165,7 +170,8 @@ class Node:
             live = sidechannel.create_node_app(
                 workplace.live_view, token=config.edge.token, cors=config.edge.cors
             )
-            yield Door(_guarded(live, config.edge), sockets["edge.live"])
+            close = live.state.audience.close
+            yield Door(_guarded(live, config.edge), sockets["edge.live"], close)
         if "cloud" in sockets:
             yield self._query_door(sockets["cloud"])
             yield self._live_door(sockets["cloud.live"])
@@ -197,9 +203,13 @@ class Node:
             return "" if view is None else view.node_addr
 
         app = sidechannel.create_cloud_app(
-            node_of, live_port=cloud.node_live_port, token=cloud.token, cors=cloud.cors
+            node_of,
+            live_port=cloud.node_live_port,
+            codec=cloud.live_codec,
+            token=cloud.token,
+            cors=cloud.cors,
         )
-        return Door(_guarded(app, cloud), found)
+        return Door(_guarded(app, cloud), found, app.state.audience.close)
 
     async def _serve(self) -> None:
         watcher = asyncio.ensure_future(self._watch())
@@ -274,12 +284,12 @@ def _bind_all(config: Config, stack: ExitStack) -> dict[str, socket.socket]:
             settings = getattr(config, section)
             found[section] = stack.enter_context(bind(section, settings.host, settings.port))
             if section != "service":
-                live = bind(section, settings.host, settings.live_port)
+                live = bind(section, settings.host, settings.live_port, unsent_nbytes=LIVE_NBYTES)
                 found[f"{section}.live"] = stack.enter_context(live)
     return found
 
 
-def _guarded(app: ASGIApp, section: ServiceConfig | EdgeConfig | CloudConfig) -> ASGIApp:
+def _guarded(app: ASGIApp, section: DoorConfig) -> ASGIApp:
     """Return an app that also lets those in who need not show the token."""
     if not (section.token and section.callers):
         return app

@@ -20,6 +20,10 @@ __all__ = ["Door", "Servers", "address_of", "bind"]
 #: Replies that are being written when the node stops may take so long.
 GRACE_S = 10
 BACKLOG = 2048
+#: Clients that ask every few seconds, and there are such that every 5, find their connection open.
+KEEP_ALIVE_S = 75
+#: Of tcp(7); `socket` names it from Python 3.12 on.
+TCP_NOTSENT_LOWAT = 25
 #: How often it is looked whether all servers have started.
 START_INTERVAL_S = 0.02
 
@@ -107,13 +111,21 @@ def _server(door: Door) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
         )
     )
 
 
-def bind(section: str, host: str, port: int) -> socket.socket:
-    """Return a listening socket, for the settings of `section`.
+def bind(section: str, host: str, port: int, *, unsent_nbytes: int = 0) -> socket.socket:
+    """Return a listening socket.
+
+    Args:
+        section: of the settings that it is for.
+        host: address to listen on.
+        port: 0 for any free one.
+        unsent_nbytes: of each connection, that the kernel keeps before it takes more; 0 for as much
+            as it likes.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -127,6 +139,8 @@ def bind(section: str, host: str, port: int) -> socket.socket:
         raise ConfigError(f"{section}.host {host}: {err.strerror}") from err
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if unsent_nbytes:  # its connections have it from the listener
+            listener.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, unsent_nbytes)
         listener.bind(address)
     except OSError as err:
         listener.close()

@@ -18,6 +18,7 @@ from vdag.control.rest.intake import Intake
 from vdag.control.rest.puller import Puller
 from vdag.control.rest.services import Services
 from vdag.errors import ConfigError
+from vdag.node.surveyor import Surveyor
 from vdag.node.videos import describe
 from vdag.transport.address import Address
 from vdag.transport.keys import KeyFolder, default_folder
@@ -72,6 +73,7 @@ class Workplace:
             if "edge" in config.node.all_roles:
                 self.videos = describe(config.edge.videos)
                 self.jobs = self._open_jobs(worksite, affiliation, stack, address)
+            self._surveyor = self._open_surveyor(affiliation, stack)
             self._stack = stack.pop_all()
 
     def _open_jobs(
@@ -92,6 +94,7 @@ class Workplace:
             edge.max_in_flight,
             edge.frame_timeout_s,
             services,
+            worksite.limits,
         )
         jobs = stack.enter_context(
             JobManager(
@@ -108,6 +111,12 @@ class Workplace:
             stack.enter_context(Puller(envoy, intake, jobs.stop, pull_s=edge.pull_s))
         return jobs
 
+    def _open_surveyor(self, affiliation: Affiliation, stack: ExitStack) -> Surveyor | None:
+        if self.peers is None:
+            return None
+        probe_s = self._config.edge.probe_s if self.jobs is not None else 0.0
+        return stack.enter_context(Surveyor(self.peers, affiliation.cluster, probe_s))
+
     def _envoy(self, address: str) -> Envoy:
         edge = self._config.edge
         videos = {number: video.type for number, video in self._videos.items()}
@@ -118,6 +127,10 @@ class Workplace:
     def landing(self) -> str:
         """Address that frames for this node are sent to, empty for none."""
         return "" if self.peers is None else self.peers.address
+
+    def bandwidth(self) -> Mapping[str, float]:
+        """Return bytes per second to other nodes, by `node_addr`; returns at once."""
+        return {} if self._surveyor is None else self._surveyor.bandwidth()
 
     def live_view(self, job_uid: str) -> LiveView | None:
         """Return what a job of this node sees; None for nothing."""

@@ -14,8 +14,10 @@ from vdag.control.cluster import NodeView, ServiceView
 from vdag.control.limits import Limits
 from vdag.control.resources import Sampler
 from vdag.control.service.packages import PackageStore, load_enabled
+from vdag.control.service.plan_limits import PlanLimits
 from vdag.control.service.staff import Staff
 from vdag.tasks.modules import load_module
+from vdag.tasks.variants import variants
 from vdag.transport.exchange import Exchange
 from vdag.workers import WorkerPool
 
@@ -34,6 +36,7 @@ class Worksite:
     Attributes:
         exchange: with the node's shared memory.
         staff: its workers.
+        limits: that plans set to its tasks.
         packages: tasks that were uploaded; None if none are stored.
 
     Raises:
@@ -44,6 +47,9 @@ class Worksite:
     def __init__(self, config: Config) -> None:
         self._config = config
         service = config.service
+        self._variants = {
+            name: variants(name, task.options, task.models) for name, task in service.tasks.items()
+        }
         with ExitStack() as stack:
             modules = list(service.modules)
             for path in modules:
@@ -64,10 +70,12 @@ class Worksite:
                     self._sampler,
                     limits,
                     options={name: task.options for name, task in service.tasks.items()},
+                    variants=self._variants,
                     models=service.models,
                 )
             )
             self.staff.refresh()
+            self.limits = stack.enter_context(PlanLimits(self.staff.plan_limit))
             self._stack = stack.pop_all()
 
     def view(self, address: str, port: int) -> NodeView:
@@ -82,16 +90,19 @@ class Worksite:
         for task in self.staff.tasks:
             cpu, memory = self.staff.limit_of(task)
             count = counts[task].wanted if task in counts else 0
-            services[task] = ServiceView(count, cpu, memory)
+            models = self.staff.models(task)
+            services[task] = ServiceView(count, cpu, memory, models=models)
         role = self._config.node.role
         return NodeView(address, port, role, state.to_dict(), state.to_summary(), services)
 
-    def offered(self) -> frozenset[str]:
-        """Return the tasks that have a worker, or are to have one."""
+    def offered(self) -> dict[str, tuple[int, ...]]:
+        """Return the tasks that have a worker, or are to have one, each with its models."""
         counts = self.staff.counts()
-        return frozenset(
-            task for task in self.staff.tasks if task in counts and counts[task].wanted
-        )
+        return {
+            task: self.staff.models(task)
+            for task in self.staff.tasks
+            if task in counts and counts[task].wanted
+        }
 
     def close(self) -> None:
         """Stop the workers, lift every limit, and give everything back."""
@@ -108,7 +119,13 @@ class Worksite:
         for name, task in tasks.items():
             self.exchange.open_task(name, policy=task.policy, limit=task.queue)
             if task.workers:
-                pool.add(name, task.options, count=task.workers, max_batch=task.max_batch)
+                pool.add(
+                    name,
+                    task.options,
+                    count=task.workers,
+                    max_batch=task.max_batch,
+                    models=self._variants[name],
+                )
         for name in tasks:
             pool.wait_ready(name, self._config.node.start_timeout_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,20 @@ class ResourceLimit:
                     for name in ("cpu_util_limit", "mem_util_limit")
                 )
             )
+
+    @classmethod
+    def largest(cls, limits: Iterable[ResourceLimit | None]) -> ResourceLimit | None:
+        """Return what gives nobody less than his own limit, None for no limit.
+
+        Args:
+            limits: of each who shares the workers; None for one who is not limited.
+        """
+        each = [cls() if limit is None else limit for limit in limits]
+        found = cls(
+            max((limit.cpu_util_limit for limit in each), default=1.0),
+            max((limit.mem_util_limit for limit in each), default=1.0),
+        )
+        return None if found == cls() else found
 
     def to_document(self) -> dict[str, float]:
         """Return the documents' form."""

@@ -4,7 +4,8 @@ The first part is, one after the other,
 
     header     `HEADER_NBYTES`, with the lengths of the rest; a multiple of 8
     route      `route_nbytes`, a multiple of 8: u32 length, then MessagePack of
-               [job, name of the stream, [[task, endpoint], ...]], then zeros up to a multiple of 8
+               [job, name of the stream, [[task, endpoint, model], ...]], of a hop that names no
+               model [task, endpoint], then zeros up to a multiple of 8
     context    `context_nbytes`, see `context`
     payload    `payload_nbytes`, for the kinds inline, jpeg and h264, if it is at most
                `INLINE_NBYTES` long
@@ -56,6 +57,8 @@ __all__ = [
 INLINE_NBYTES = native_header.MAX_INLINE_NBYTES
 MAX_NAME_NBYTES = 255
 MAX_ENDPOINT_NBYTES = 255
+#: The documents have models 0 to 2; tasks of the user's own may have more.
+MAX_MODEL = 99
 #: Routes longer than this are not remembered.
 MAX_KNOWN_ROUTE_NBYTES = 2048
 
@@ -72,10 +75,12 @@ class Hop(msgspec.Struct, frozen=True, array_like=True):
         task: what is done there; the last hop of a route is usually the job's home.
         endpoint: address of the exchange, `inproc://`, `ipc://`, `tcp://` or `shm://`; or `http://`
             of a node that does tasks only by the documented REST.
+        model: which of the task's models; None for the one that each worker has loaded.
     """
 
     task: str
     endpoint: str
+    model: int | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -299,7 +304,8 @@ _ROUTE_DECODER = msgspec.msgpack.Decoder(_RouteFields)
 @lru_cache(maxsize=256)
 def _write_route(job: str, name: str, route: tuple[Hop, ...]) -> bytes:
     _check_route(job, name, route)
-    text = msgspec.msgpack.encode((job, name, route))
+    hops = [(hop.task, hop.endpoint, hop.model)[: 2 + (hop.model is not None)] for hop in route]
+    text = msgspec.msgpack.encode((job, name, hops))
     return b"".join((_LENGTH.pack(len(text)), text, bytes(-(_LENGTH.size + len(text)) % 8)))
 
 
@@ -336,6 +342,10 @@ def _check_route(job: str, name: str, route: tuple[Hop, ...]) -> None:
             )
         if not _ENDPOINT.fullmatch(hop.endpoint):
             raise FrameFormatError(f"route[{index}].endpoint {hop.endpoint!r} is no address")
+        if hop.model is not None and not 0 <= hop.model <= MAX_MODEL:
+            raise FrameFormatError(
+                f"route[{index}].model {hop.model} is not between 0 and {MAX_MODEL}"
+            )
 
 
 def _check_name(field: str, name: str) -> None:

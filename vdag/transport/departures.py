@@ -61,6 +61,12 @@ class Parcel:
     pixels: NDArray[Any] | None = None
     lease: Lease | None = None
 
+    def release(self) -> None:
+        """Let go of the memory of the pixels; may be called again."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.release()
+
 
 class Drop(NamedTuple):
     """A frame that will not arrive; the lease, if there still is one, has to be released."""

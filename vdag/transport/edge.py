@@ -27,6 +27,7 @@ from vdag.transport.codec import decode_head, decode_header
 from vdag.transport.departures import Departures, Drop, EdgeStats, Parcel, Policy
 from vdag.transport.encoders import Encoder, Encoders, Raw, pixels_of
 from vdag.transport.line import Line
+from vdag.transport.pouch import Pouch
 from vdag.transport.roundtrip import Window
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
     from vdag.frame import Lease
     from vdag.transport.channel import Curve
     from vdag.transport.link import Answer, Inbox
+    from vdag.transport.meter import Meter
 
 __all__ = ["Edge"]
 
 logger = logging.getLogger(__name__)
 
-MAX_NOTICES = 1_024
 MAX_ANSWERS = 256
 #: How often memory that ZeroMQ still reads is looked after when nothing else happens.
 SETTLE_MS = 20
@@ -66,6 +67,7 @@ class Edge:
         spare_s: `latest`: how long a frame may wait on the link behind others.
         dropped: is told every frame that will not arrive. Called without a lock held, by the
             thread that offers or by the edge's own: it must not block or raise.
+        meter: of all edges to that node, which share the link; None for one of its own.
         has_room: `block`: called by the edge's thread when a frame was refused and there is room
             again; likewise.
 
@@ -89,6 +91,7 @@ class Edge:
         spare_s: float = 0.1,
         dropped: Callable[[Drop], None] | None = None,
         has_room: Callable[[], None] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.address = address
         self.encoder = encoder or Raw()
@@ -98,14 +101,13 @@ class Edge:
         self._departures = Departures(policy, depth, confirm_timeout_s)
         self._window = Window(depth, spare_s if policy == "latest" else None)
         self._encoders = Encoders()
-        self._notices: deque[bytes] = deque()
-        self._notices_lost = 0
+        self._pouch = Pouch()
         self._answers: deque[Answer] = deque(maxlen=MAX_ANSWERS)
         self._has_refused = False
         self._changed = threading.Condition()
         self._closing = False
         self._fault: BaseException | None = None
-        self._line = Line(address, inbox=inbox.address, depth=depth, curve=curve)
+        self._line = Line(address, inbox=inbox.address, depth=depth, curve=curve, meter=meter)
         self._bell = Bell()
         self._poller = zmq.Poller()
         self._poller.register(self._bell.fileno(), zmq.POLLIN)
@@ -187,16 +189,18 @@ class Edge:
         Returns:
             False if too many wait already; that is counted.
         """
-        if len(body) > link.MAX_NOTICE_NBYTES:
-            raise ConfigError(f"body of {len(body)} bytes exceeds limit {link.MAX_NOTICE_NBYTES}")
         with self._changed:
             self._require_open()
-            if len(self._notices) >= MAX_NOTICES:
-                self._notices_lost += 1
-                return False
-            self._notices.append(body)
+            is_taken = self._pouch.put(body)
         self._bell.ring()
-        return True
+        return is_taken
+
+    def probe(self, nbytes: int) -> None:
+        """Send so many bytes, for the meter alone, in place of what an earlier call has left."""
+        with self._changed:
+            self._require_open()
+            self._pouch.probe_nbytes = nbytes
+        self._bell.ring()
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until no frame waits or travels; False if the time-out came first."""
@@ -212,7 +216,7 @@ class Edge:
                 self._departures.stats(),
                 nbytes=self._line.nbytes,
                 window=self._window.size,
-                notices_lost=self._notices_lost,
+                notices_lost=self._pouch.lost,
             )
 
     def close(self) -> None:
@@ -304,15 +308,16 @@ class Edge:
         return self._line.hello_due_ns(travelling=self._departures.travelling > 0)
 
     def _wants_hello(self, now_ns: int) -> bool:
-        due_ns = self._hello_due_ns()
-        return due_ns is not None and now_ns >= due_ns
+        return (due_ns := self._hello_due_ns()) is not None and now_ns >= due_ns
 
     def _can_send(self) -> bool:
-        if self._notices:
+        if self._pouch.has_notices:
             return True
+        return self._line.clock.is_known and (self._pouch.has_probe or self._can_send_frame())
+
+    def _can_send_frame(self) -> bool:
         return (
-            self._line.clock.is_known
-            and self._departures.waiting > 0
+            self._departures.waiting > 0
             and self._departures.travelling < self._window.size
             and not self._line.outgoing.is_full
         )
@@ -322,11 +327,13 @@ class Edge:
         if self._wants_hello(now_ns):
             self._line.send_hello(now_ns)
         while self._can_send() and self._line.is_ready and not self._closing:
-            if self._notices:
-                if not self._line.send_notice(self._notices[0]):
-                    return
-                self._notices.popleft()
-            elif not self._send_frame():
+            if self._pouch.has_notices:
+                is_sent = self._pouch.send_notice(self._line)
+            elif self._can_send_frame():
+                is_sent = self._send_frame()
+            else:
+                is_sent = self._pouch.send_probe(self._line)
+            if not is_sent:
                 return
 
     def _send_frame(self) -> bool:
@@ -341,9 +348,8 @@ class Edge:
             self._tell_room()
         try:
             coded = self._encoders.encode(self.encoder, parcel)
-            if not coded.is_pixels and parcel.lease is not None:
-                parcel.lease.release()
-                parcel.lease = None
+            if not coded.is_pixels:
+                parcel.release()
             is_sent = self._line.send_frame(parcel, coded)
         except VdagError as err:
             logger.debug("edge to %s: frame not sent: %s", self.address, err)
@@ -354,8 +360,7 @@ class Edge:
             return False
         with self._changed:
             self._departures.sent(self._line.number, time.monotonic_ns(), self._window.size)
-        if parcel.lease is not None:  # copied into the message
-            parcel.lease.release()
+        parcel.release()  # copied into the message, unless the line has it
         return True
 
     def _fail(self, parcel: Parcel, reason: Any) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zmq
+from msgspec import structs
 
 from vdag.errors import ChannelClosed, ConfigError, FrameFormatError, TransportError
 from vdag.transport import link
@@ -45,6 +46,8 @@ DEPTH = 24
 #: Messages handled before receipts are sent.
 BURST = 4
 IDLE_MS = 1_000
+#: What the field of a header takes.
+MAX_FLAGS = (1 << 32) - 1
 JOIN_TIMEOUT_S = 10.0
 ANYWHERE = ("0.0.0.0", "::", "*")
 
@@ -263,14 +266,15 @@ class Landing:
         return True
 
     def _handle(self, parts: list[memoryview], peer: str) -> None:
+        now_ns = time.monotonic_ns()
         with self._lock:
             self._nbytes += sum(part.nbytes for part in parts)
         if len(parts) == 1 and link.is_link_message(parts[0]):
-            self._handle_message(link.decode(parts[0]), peer)
+            self._handle_message(link.decode(parts[0]), peer, now_ns)
         else:
-            self._handle_frame(parts, peer)
+            self._handle_frame(parts, peer, now_ns)
 
-    def _handle_message(self, message: link.LinkMessage, peer: str) -> None:
+    def _handle_message(self, message: link.LinkMessage, peer: str, now_ns: int) -> None:
         if isinstance(message, (link.Receipt, link.KeyFrameWanted)):
             with self._lock:
                 hear = self._hears.get(message.edge)
@@ -279,8 +283,8 @@ class Landing:
             return
         source = peer, message.edge
         if isinstance(message, link.Hello):
-            self._replies.greet(source, message, time.monotonic_ns())
-        if self._replies.note(source, message.number) == "known":
+            self._replies.greet(source, message, now_ns)
+        if self._replies.note(source, message.number, now_ns) == "known":
             raise FrameFormatError(f"number {message.number} has come before")
         if isinstance(message, link.Notice):
             with self._lock:
@@ -288,11 +292,13 @@ class Landing:
             if self._notice is not None:
                 self._notice(message.body, peer)
 
-    def _handle_frame(self, parts: list[memoryview], peer: str) -> None:
+    def _handle_frame(self, parts: list[memoryview], peer: str, now_ns: int) -> None:
         head = decode_head(parts)
         stamp = link.stamp_of(head.header)
+        nbytes = min(sum(part.nbytes for part in parts), MAX_FLAGS)
+        head = structs.replace(head, header=head.header.replace(flags=nbytes))
         source: Source = peer, stamp.edge
-        kind = self._replies.note(source, stamp.number)
+        kind = self._replies.note(source, stamp.number, now_ns)
         if kind == "known":
             raise FrameFormatError(f"number {stamp.number} has come before")
         with self._lock:

@@ -12,7 +12,8 @@ import zmq
 from vdag.errors import FrameFormatError
 from vdag.transport import link
 from vdag.transport.channel import Curve, Outgoing, open_push, try_send, try_send_leased
-from vdag.transport.link import Hello, Notice, Receipt, Stamp
+from vdag.transport.link import Hello, Notice, Probe, Receipt, Stamp
+from vdag.transport.meter import Meter
 from vdag.transport.roundtrip import RemoteClock
 
 if TYPE_CHECKING:
@@ -43,21 +44,32 @@ class Line:
         inbox: address of the landing of this node.
         depth: most messages in the socket.
         curve: keys, with that of the other node.
+        meter: of all edges to that node; None for one of its own.
 
     Attributes:
         edge: id of the edge, drawn at random.
         socket: the PUSH, to be polled.
         outgoing: leases of frames that are sent from where they lie.
         clock: of the other host; nothing may be sent before it is known.
+        meter: is told what is sent and what has come.
         number: of the latest message.
         nbytes: sent up to now.
     """
 
-    def __init__(self, address: str, *, inbox: str, depth: int, curve: Curve | None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        inbox: str,
+        depth: int,
+        curve: Curve | None,
+        meter: Meter | None = None,
+    ) -> None:
         self.edge = secrets.randbits(63) | 1
         self.number = self.nbytes = 0
         self.outgoing = Outgoing(2 * depth)
         self.clock = RemoteClock()
+        self.meter = meter or Meter()
         self._inbox, self._address = inbox, address
         self._hello_due_ns = 0
         self._heard_ns = time.monotonic_ns()
@@ -102,12 +114,20 @@ class Line:
         self._heard_ns, self._hello_due_ns = now_ns, now_ns + HELLO_INTERVAL_NS
         if receipt.hello_ns:
             self.clock.observe(receipt.hello_ns, receipt.heard_ns, receipt.now_ns, now_ns)
+        if receipt.last_ns and receipt.ranges:
+            number, held_ns = receipt.ranges[-1][1], receipt.now_ns - receipt.last_ns
+            self.meter.came(self.edge, number, receipt.last_ns, held_ns, now_ns)
         return True
 
     def start_over(self) -> None:
         """Ask again before anything else is sent: what is at the other end may have changed."""
         self.clock = RemoteClock()
+        self.meter.gone(self.edge, time.monotonic_ns())
         self._hello_due_ns = 0
+
+    def send_probe(self, nbytes: int) -> bool:
+        """Send bytes that nobody reads; False if the socket does not take them now."""
+        return self._send(link.encode(Probe(self.edge, self.number + 1, bytes(nbytes))))
 
     def send_notice(self, body: bytes) -> bool:
         """Send a message for the other exchange; False if the socket does not take it now."""
@@ -135,6 +155,7 @@ class Line:
             raise FrameFormatError(f"frame of another age: {err}") from err
         stamp = Stamp(self.edge, self.number + 1, coded.picture, coded.since_key)
         parts = link.repack(parcel.message, link.stamped(header, stamp), coded.payload)
+        now_ns = time.monotonic_ns()  # it may be there before the socket says that it took it
         if not coded.is_pixels or len(parts) == 1:
             is_sent = try_send(self.socket, parts)
         else:
@@ -142,8 +163,7 @@ class Line:
             if is_sent:
                 parcel.lease = None
         if is_sent:
-            self.number += 1
-            self.nbytes += sum(memoryview(part).nbytes for part in parts)
+            self._count(sum(memoryview(part).nbytes for part in parts), now_ns)
         return is_sent
 
     def close(self) -> int:
@@ -154,11 +174,17 @@ class Line:
         """
         self.socket.close(linger=0)
         self._context.term()
+        self.meter.forget(self.edge)
         return self.outgoing.close(CLOSE_TIMEOUT_S)
 
     def _send(self, message: bytes) -> bool:
+        now_ns = time.monotonic_ns()
         if not try_send(self.socket, [message]):
             return False
-        self.number += 1
-        self.nbytes += len(message)
+        self._count(len(message), now_ns)
         return True
+
+    def _count(self, nbytes: int, now_ns: int) -> None:
+        self.number += 1
+        self.nbytes += nbytes
+        self.meter.sent(self.edge, self.number, nbytes, now_ns)

@@ -5,7 +5,7 @@ An `edge` sends frames to the `landing` of another node. Everything it sends car
 connection is thus known at the side that can tell the frame's home. One tcp port per node is
 enough: a landing's answers go to the landing of the edge's own node, which passes them on.
 
-    edge -> landing      frames, stamped; Hello; Notice
+    edge -> landing      frames, stamped; Hello; Notice; Probe
     landing -> edge      Receipt, KeyFrameWanted
 
 A frame on a link is a descriptor with its payload behind it, of kind none, inline, jpeg or h264.
@@ -15,6 +15,8 @@ In these kinds the header's fields about slots have no meaning, and hold the sta
     generation    number on the link
     slot          h264: number of the picture in its stream's coding, modulo 2^32
     offset        h264: pictures since the key frame, 0 for the key frame itself
+
+On the node that it comes to, its `flags` are the bytes of the message, for the rest of its stay.
 
 The other messages are one part: `MAGIC`, then the MessagePack of an array whose first item names
 the kind. All comes from the network: sizes and ranges are checked while it is read.
@@ -48,6 +50,7 @@ __all__ = [
     "LinkMessage",
     "Notice",
     "Numbers",
+    "Probe",
     "Receipt",
     "Stamp",
     "decode",
@@ -99,6 +102,14 @@ class Notice(
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_NOTICE_NBYTES)]
 
 
+class Probe(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="probe"):
+    """Bytes that are sent to see how long they take."""
+
+    edge: EdgeId
+    number: Number
+    filling: Annotated[bytes, msgspec.Meta(max_length=MAX_NOTICE_NBYTES)]
+
+
 class Receipt(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="receipt"
 ):
@@ -111,6 +122,7 @@ class Receipt(
         hello_ns: `now_ns` of its latest `Hello`, 0 if none has come.
         heard_ns: when that came, by the landing's clock.
         now_ns: the landing's clock.
+        last_ns: when the latest message of the edge came, by that clock; 0 for not said.
     """
 
     edge: EdgeId
@@ -118,6 +130,7 @@ class Receipt(
     hello_ns: Time
     heard_ns: Time
     now_ns: Time
+    last_ns: Time = 0
 
 
 class KeyFrameWanted(
@@ -137,7 +150,7 @@ class KeyFrameWanted(
 
 
 Answer = KeyFrameWanted | Receipt
-LinkMessage = Hello | KeyFrameWanted | Notice | Receipt
+LinkMessage = Hello | KeyFrameWanted | Notice | Probe | Receipt
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(LinkMessage)

@@ -56,8 +56,9 @@ MAX_BATCH = 256
 #: Most characters of an error text or a traceback.
 MAX_TEXT = 16_384
 #: Pseudo-task in the context of a frame that workers have seen: task to `[start_ns, end_ns, pid,
-#: arrived_ns]`, begin and end of the batch the frame was in, the worker's process, and when its
-#: exchange got the frame, all by `time.monotonic_ns()` of that host. No task can be named so.
+#: arrived_ns, nbytes]`, begin and end of the batch the frame was in, the worker's process, and when
+#: its exchange got the frame, all by `time.monotonic_ns()` of that host; last, of a frame that came
+#: from another node, the bytes of the message. No task can be named so.
 TIMES = "@times"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from vdag.transport.departures import MAX_DEPTH, Drop, EdgeStats, Policy
 from vdag.transport.edge import Edge
 from vdag.transport.encoders import H264, Encoder, Jpeg, Raw
 from vdag.transport.messages import Dropped, Join, Leave, Way
+from vdag.transport.meter import LinkStats, Meter
 
 if TYPE_CHECKING:
     from vdag._native.ring import View
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 MAX_LANES = 16
 #: An edge without a job is closed after so long: plans come back to where they were.
 IDLE_S = 30.0
+#: A probe takes so long on a link as it was.
+PROBE_S = 0.1
+MIN_PROBE_NBYTES, FIRST_PROBE_NBYTES, MAX_PROBE_NBYTES = 32 << 10, 64 << 10, 256 << 10
 
 
 class Lane(NamedTuple):
@@ -91,6 +96,8 @@ class Peer:
         self.key = (curve.server or "") if curve is not None else ""
         self._inbox, self._curve = inbox, curve
         self._dropped = dropped
+        self._meter = Meter()
+        self._probed_ns: int | None = None
         self._lock = threading.Lock()
         self._lane_of: dict[str, Lane] = {}
         self._edges: dict[Lane, Edge] = {}
@@ -146,6 +153,32 @@ class Peer:
             self._idle_since_s = {lane: since_s[lane] for lane in idle.difference(over)}
             return [self._edges.pop(lane) for lane in over]
 
+    def link(self) -> LinkStats:
+        """Return what is known of the link to the node, from all that was sent there."""
+        return self._meter.stats(time.monotonic_ns())
+
+    def probe(self, after_s: float) -> bool:
+        """Send bytes to measure the link, if it was not measured for so long.
+
+        As many as it carries in `PROBE_S`, as far as is known, and never more than
+        `MAX_PROBE_NBYTES`. They go behind all that waits, on the lane of the results.
+
+        Returns:
+            Whether it was time to.
+        """
+        now_ns, link = time.monotonic_ns(), self.link()
+        latest_ns = max(link.measured_ns, self._probed_ns or 0)
+        if latest_ns and now_ns - latest_ns < after_s * 1e9:
+            return False
+        self._probed_ns = now_ns
+        nbytes = FIRST_PROBE_NBYTES if link.rate is None else int(link.rate * PROBE_S)
+        nbytes = min(max(nbytes, MIN_PROBE_NBYTES), MAX_PROBE_NBYTES)
+        try:
+            self._home.probe(nbytes)
+        except VdagError as err:
+            logger.debug("no probe to %s: %s", self.address, err)
+        return True
+
     def stats(self) -> Mapping[Lane, EdgeStats]:
         """Return what each lane has carried."""
         return {lane: edge.stats() for lane, edge in tuple(self._edges.items())}
@@ -164,5 +197,6 @@ class Peer:
             encoder=lane.encoder,
             curve=self._curve,
             dropped=lambda drop: self._dropped(self.address, drop),
+            meter=self._meter,
         )
         return edge

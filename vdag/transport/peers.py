@@ -39,6 +39,7 @@ from vdag.transport.entrance import Entrance
 from vdag.transport.landing import Landing
 from vdag.transport.link import MAX_NOTICE_NBYTES
 from vdag.transport.messages import Dropped, Join, Leave
+from vdag.transport.meter import LinkStats
 from vdag.transport.peer import IDLE_S, Lane, Peer
 from vdag.transport.peer_values import Guest, PeersStats, Voyage
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from vdag.transport.exchange import Exchange
     from vdag.transport.keys import KeyFolder
 
-__all__ = ["Lane", "Peers", "PeersStats"]
+__all__ = ["Lane", "LinkStats", "Peers", "PeersStats"]
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +173,31 @@ class Peers:
             for address in voyage.joins if voyage is not None else ():
                 self._peers[address].notify(Leave(job))
                 self._peers[address].release(job)
+
+    def probe(self, address: str, name: str = "", *, after_s: float) -> bool:
+        """Measure the link to a node, if nothing has for so long; see `Peer.probe`.
+
+        Args:
+            address: of its landing; the way there stays open while it is probed.
+            name: under which the keys know it; with keys only.
+            after_s: since it was measured last.
+
+        Returns:
+            Whether it was time to.
+
+        Raises:
+            ConfigError: as of `visit`.
+        """
+        with self._lock:
+            if self._closing:
+                return False
+            names = {address: name} if name else {}
+            return self._peer(address, partial(self._curve, address, names)).probe(after_s)
+
+    def links(self) -> dict[str, LinkStats]:
+        """Return what is known of the links to other nodes, by their landings."""
+        with self._lock:
+            return {address: peer.link() for address, peer in self._peers.items()}
 
     def stats(self) -> PeersStats:
         """Return what came and went.

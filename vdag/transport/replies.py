@@ -43,6 +43,7 @@ class _Edge:
     inbox: str = ""
     hello_ns: int = 0
     heard_ns: int = 0
+    last_ns: int = 0
     wanted: list[KeyFrameWanted] = field(default_factory=list)
 
 
@@ -66,9 +67,10 @@ class Replies:
     def __len__(self) -> int:
         return len(self._edges)
 
-    def note(self, source: Source, number: int) -> Literal["new", "old", "known"]:
+    def note(self, source: Source, number: int, now_ns: int) -> Literal["new", "old", "known"]:
         """Note a number that has come: `old` is before another one, `known` came before."""
         edge = self._edge(source)
+        edge.last_ns = now_ns
         kind: Literal["new", "old"] = "new" if number > edge.numbers.last else "old"
         if not edge.numbers.add(number):
             return "known"
@@ -123,7 +125,12 @@ class Replies:
                 return False
             edge.wanted.pop(0)
         receipt = link.Receipt(
-            source[1], edge.numbers.ranges(), edge.hello_ns, edge.heard_ns, now_ns
+            source[1],
+            edge.numbers.ranges(),
+            edge.hello_ns,
+            edge.heard_ns,
+            now_ns,
+            edge.last_ns,
         )
         return try_send(socket, [link.encode(receipt)])
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from vdag.errors import ConfigError, TransportError
 from vdag.tasks import TaskOptions
+from vdag.tasks.variants import variants
 from vdag.transport.exchange import Exchange
 from vdag.transport.messages import MAX_BATCH
 from vdag.transport.roster import Notice
@@ -103,6 +104,7 @@ class WorkerPool:
         *,
         count: int = 1,
         max_batch: int = MAX_BATCH,
+        models: Mapping[int, TaskOptions] | None = None,
     ) -> None:
         """Want `count` more workers of a task, which must be open at the exchange.
 
@@ -110,9 +112,11 @@ class WorkerPool:
 
         Args:
             task: its name.
-            options: how they load it.
+            options: how they load it at their start.
             count: how many, at least 1.
             max_batch: most frames that they take at once; the task's own limit holds too.
+            models: what frames may ask for instead, see `vdag.toolbox`; None for what
+                `vdag.tasks.variants` finds.
 
         Raises:
             ConfigError: a number is out of range, or there would be too many workers.
@@ -126,11 +130,13 @@ class WorkerPool:
                 raise ConfigError(
                     f"{count} workers beside {len(self._posts)} are not 1 to {MAX_WORKERS} in all"
                 )
+            options = options or TaskOptions()
             for _ in range(count):
                 post = Post(
                     self._exchange,
                     task,
-                    options or TaskOptions(),
+                    options,
+                    models=variants(task, options) if models is None else models,
                     max_batch=max_batch,
                     modules=self._modules,
                     patience=self._patience,

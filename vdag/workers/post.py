@@ -16,7 +16,7 @@ import itertools
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -71,6 +71,7 @@ class Post:
         exchange: that it works for.
         task: what it serves.
         options: how it is loaded.
+        models: what its frames may ask for instead, see `vdag.toolbox`.
         max_batch: most frames at once.
         modules: Python files that its processes run first.
         patience: how long to wait for what.
@@ -93,6 +94,7 @@ class Post:
         task: str,
         options: TaskOptions,
         *,
+        models: Mapping[int, TaskOptions],
         max_batch: int,
         modules: tuple[str, ...],
         patience: Patience,
@@ -107,6 +109,7 @@ class Post:
         self.start_error: VdagError | None = None
         self.restarts = self.hung = 0
         self._exchange, self._options, self._max_batch = exchange, options, max_batch
+        self._models = dict(models)
         self._modules, self._patience, self._notify = modules, patience, notify
         self._child: Child | None = None
         self._socket = Path()
@@ -187,6 +190,7 @@ class Post:
             arena=self._exchange.arena.name,
             parent=os.getpid(),
             options=self._options,
+            models=self._models,
             modules=self._modules,
             max_batch=self._max_batch,
             log_level=logger.getEffectiveLevel(),

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vdag.control.advisers.advice import MAX_REASON, Advised, NoAdvice
 from vdag.control.advisers.lane import Lane, LaneSettings
-from vdag.control.policies import BUILT_IN
+from vdag.control.policies import BUILT_IN, Answer
 from vdag.control.scheduling.events import PlanProposed, PolicyFailed
 from vdag.control.scheduling.instructions import AskPolicy
 from vdag.errors import ConfigError, PlanError
@@ -96,7 +96,8 @@ class Advisers:
         if lane is None:
             reason = f"{self._max_processes} other policies are at work"
             return [self._counted(PolicyFailed(now_ns, order.query_id, order.round, reason))]
-        lane.add(order, now_ns)
+        question = replace(order.question, around=order.question.around.snapshot())
+        lane.add(replace(order, question=question), now_ns)
         return self._served(lane, now_ns)
 
     def prepare(self, policy: str, now_ns: int) -> None:
@@ -151,8 +152,8 @@ class Advisers:
                 self._counts["ended"] += 1
                 self._suspect(order.query_id)
             if isinstance(outcome, Advised):
-                documents = (outcome.video_conf, outcome.flow_mapping, outcome.resource_limit)
-                found.append(PlanProposed(now_ns, order.query_id, order.round, *documents))
+                answer = Answer(*(getattr(outcome, name) for name in Answer._fields))
+                found.append(PlanProposed(now_ns, order.query_id, order.round, *answer))
             else:
                 found.append(PolicyFailed(now_ns, order.query_id, order.round, outcome.reason))
         for event in found:

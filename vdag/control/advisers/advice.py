@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from vdag.control.scheduling.instructions import Question
+from vdag.control.scheduling.surroundings import Snapshot, Surroundings
 from vdag.errors import FrameFormatError
 
 __all__ = [
@@ -76,6 +77,8 @@ class Advised(msgspec.Struct, tag=True, frozen=True):
     video_conf: Any
     flow_mapping: Any
     resource_limit: Any
+    memory: Any = None
+    explanation: Any = None
 
 
 class NoAdvice(msgspec.Struct, tag=True, frozen=True):
@@ -89,7 +92,15 @@ Order = Instructed | Asked
 Reply = Loaded | Refused | Advised | NoAdvice
 
 _T = TypeVar("_T")
-_ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
+
+
+def _read(kind: type, value: Any) -> Any:
+    """Return the surroundings of a question, which travel as a snapshot."""
+    assert kind is Surroundings, "nothing else in a question has more than one form"
+    return msgspec.convert(value, Snapshot)
+
+
+_ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order, dec_hook=_read)
 _REPLIES: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 

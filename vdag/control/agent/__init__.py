@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from vdag.control.jobs import Jobs
     from vdag.control.scheduling.events import JobInfo
+    from vdag.control.service.plan_limits import PlanLimits
     from vdag.transport.channel import Curve
 
 __all__ = ["Agent", "AgentStats", "Profile"]
@@ -72,6 +73,7 @@ class Agent:
         view: says how the node is now; returns at once.
         notebook: that the node's jobs write into; its `run` is the session. The caller's.
         jobs: of the node; None if it runs none.
+        limits: of its tasks; None if it does none.
         spool: folder for results that cannot be sent; None to keep few.
         curve: keys, with that of the controller.
         bandwidth: bytes per second to other nodes, by `node_addr`; returns at once.
@@ -89,6 +91,7 @@ class Agent:
         view: Callable[[], NodeView],
         notebook: Notebook,
         jobs: Jobs | None = None,
+        limits: PlanLimits | None = None,
         spool: Path | None = None,
         curve: Curve | None = None,
         bandwidth: Callable[[], Mapping[str, float]] = dict,
@@ -96,7 +99,8 @@ class Agent:
     ) -> None:
         self._controller, self._profile, self._view = controller, profile, view
         self._notebook, self._jobs, self._bandwidth = notebook, jobs, bandwidth
-        self._errands = Errands(jobs, notebook)
+        self._limits = limits
+        self._errands = Errands(jobs, notebook, limits)
         self.cluster = cluster or Hearsay(view)
         self._cloud = self._awaited = ""  # sessions: that it has joined, that it asks for orders
         self._hold_s, self._report_ns = 1.0, int(REPORT_S * 1e9)
@@ -244,6 +248,7 @@ class Agent:
             offers_of(view),
             self._works(self._infos()),
             state_of(view),
+            {} if self._limits is None else dict(self._limits.ordered()),
         )
         self._report_line.ask(wire.encode(self._said), now_ns=now_ns, timeout_s=ANSWER_TIMEOUT_S)
 
@@ -291,12 +296,18 @@ class Agent:
             jobs=jobs,
             taken=taken,
             runtimes=[
-                wire.Runtime(uid, plans.get(uid, 0), wire.write_document(runtime))
+                wire.Runtime(
+                    uid,
+                    # Of the frames that it is about, which may be those of the plan before.
+                    runtime.get("plan_number", plans.get(uid, 0)),
+                    wire.write_document(runtime),
+                )
                 for uid, runtime in itertools.islice(runtimes.items(), wire.MAX_RESULTS)
             ],
             drops=self._notebook.dropped(infos),
             bandwidth=dict(self._bandwidth()),
             results=self._spool.batch(BATCH_NBYTES),
+            refusals=self._notebook.refused(),
         )
 
     def _works(self, infos: tuple[JobInfo, ...]) -> list[wire.Work]:
@@ -344,6 +355,7 @@ class Agent:
         self._notebook.told(self._said.jobs)
         self.cluster.forget()
         self.cluster.hear(message.view)
+        self._errands.hear(self._cloud, message.view)
         self._next_ns = 0
         self._joins += 1
 
@@ -359,7 +371,9 @@ class Agent:
             services=self._said.services if report.services is None else report.services,
         )
         self.cluster.hear(message.view)
+        self._errands.hear(self._cloud, message.view)
         self._notebook.told(report.jobs, report.drops if message.is_stored else ())
+        self._notebook.told_refused(report.refusals)
         if message.is_stored:
             self._results += len(report.results)
             self._spool.acknowledge(report.results)

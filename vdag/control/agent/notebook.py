@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vdag.control import wire
 from vdag.control.scheduling.events import JobInfo
@@ -44,6 +44,8 @@ class Notebook:
         self._failed: dict[str, wire.Work] = {}
         self._told_drops: dict[tuple[str, str], int] = {}
         self._told: dict[str, tuple[int, int, str]] = {}
+        self._refusals: dict[str, str] = {}
+        self._told_refusals: dict[str, str] = {}
 
     @property
     def lost(self) -> int:
@@ -73,6 +75,12 @@ class Notebook:
             self._failed[job_uid] = wire.Work(job_uid, state, 0, reason[:MAX_REASON])
         self.bell.ring()
 
+    def report_limit(self, task: str, reason: str) -> None:
+        """Note why a task cannot be limited as ordered; an empty reason says that it is."""
+        with self._lock:
+            self._refusals[task] = reason[:MAX_REASON]
+        self.bell.ring()
+
     # What the agent reads.
 
     def take_results(self) -> list[wire.Result]:
@@ -87,7 +95,13 @@ class Notebook:
         with self._lock:
             failed = list(self._failed.values())
         works = [
-            wire.Work(info.job_uid, int(info.state), info.plan_number, info.reason[:MAX_REASON])
+            wire.Work(
+                info.job_uid,
+                int(info.state),
+                info.plan_number,
+                info.reason[:MAX_REASON],
+                dict(info.routes),
+            )
             for info in infos
         ]
         return [*works, *failed][: wire.MAX_RESULTS]
@@ -112,6 +126,19 @@ class Notebook:
         ]
         return risen[: wire.MAX_RESULTS]
 
+    def refused(self) -> dict[str, str]:
+        """Return why tasks cannot be limited, where the controller was told something else."""
+        with self._lock:
+            return {
+                task: reason
+                for task, reason in self._refusals.items()
+                if self._told_refusals.get(task, "") != reason
+            }
+
+    def told_refused(self, refusals: Mapping[str, str]) -> None:
+        """Note that the controller knows why these tasks cannot be limited."""
+        self._told_refusals.update(refusals)
+
     def told(self, works: Sequence[wire.Work], drops: Sequence[wire.Drops] = ()) -> None:
         """Note that the controller knows how these jobs are, and what they lost."""
         self._told.update((work.job_uid, _figures(work)) for work in works)
@@ -125,6 +152,7 @@ class Notebook:
         """Note that there is another controller, which knows nothing."""
         self._told.clear()
         self._told_drops.clear()
+        self._told_refusals.clear()
 
     def keep_only(self, job_uids: Iterable[str]) -> None:
         """Forget what was told of jobs that the node does not have any more."""

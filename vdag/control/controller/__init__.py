@@ -23,6 +23,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -35,10 +36,11 @@ from vdag.control.controller.foreigners import Foreigners
 from vdag.control.controller.inbox import Inbox
 from vdag.control.controller.membership import Membership, draw_session
 from vdag.control.controller.recorder import Recorder
+from vdag.control.controller.refining import load_profile
 from vdag.control.controller.register import Register
 from vdag.control.controller.switchboard import Switchboard, SwitchboardStats
 from vdag.control.desk import Jobs, KnownNode, NodeJoining, QueryRequest, QueryView
-from vdag.control.records import FrameResult, Store
+from vdag.control.records import ENDED, FrameResult, Store
 from vdag.control.scheduling.events import Event
 from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import ChannelClosed
@@ -77,6 +79,8 @@ class ControllerSettings:
         report_s: how often nodes are to report.
         hold_s: how long their question for orders is held back.
         service_port: where nodes that speak only the documented REST do tasks.
+        profile: file of the knowledge base to begin with; None for the one of the package.
+        kept: where it is kept with what was learned, to go on with it; None for nowhere.
     """
 
     channel: str = "tcp://127.0.0.1:5010"
@@ -86,6 +90,8 @@ class ControllerSettings:
     report_s: float = 0.5
     hold_s: float = 1.0
     service_port: int = 5500
+    profile: Path | None = None
+    kept: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Controller:
         self._members, self._register = Membership(), Register()
         self._recorder = Recorder(store)
         self._advisers = Advisers()
-        foreigners = Foreigners(settings.service_port)
+        foreigners = Foreigners(settings.service_port, self._recorder)
         self._conductor = Conductor(
             settings.scheduler,
             self._members,
@@ -150,12 +156,15 @@ class Controller:
             register=self._register,
             policy=settings.policy,
             allowed=settings.policies,
+            profile=load_profile(settings.profile, settings.kept),
+            kept=settings.kept,
         )
         self._known: tuple[KnownNode, ...] = ()
         self._fault: BaseException | None = None
         self._faults = 0
         self._is_closing = False
         self._conductor.restore(time.monotonic_ns())
+        self._look_around()
         self._open_channel(settings, keys)
         self._inbox = Inbox("the controller", INBOX)
         name = f"vdag-controller-{next(_count)}"
@@ -218,7 +227,8 @@ class Controller:
         """Return the nodes that have joined, also those that are away."""
         jobs: dict[str, list[str]] = {}
         for view in self._register.all():
-            jobs.setdefault(view.node_addr, []).append(view.query_id)
+            if view.state < ENDED:
+                jobs.setdefault(view.node_addr, []).append(view.query_id)
         return [replace(node, job_uids=jobs.get(node.node_addr, ())) for node in self._known]
 
     # The desk: telling.
@@ -283,7 +293,9 @@ class Controller:
 
     def jobs_for(self, node_addr: str, bandwidth: Mapping[str, float]) -> Future[Jobs]:
         """Return the work of a node that asks for it; see `Desk.jobs_for`."""
-        return self._inbox.call(lambda now_ns: self._conductor.work_of(node_addr, now_ns))
+        return self._inbox.call(
+            lambda now_ns: self._conductor.work_of(node_addr, bandwidth, now_ns)
+        )
 
     def close(self) -> None:
         """Listen no more, and end the thread; may be called again. Queries go on at the next start.
@@ -341,6 +353,7 @@ class Controller:
             self._fault = err
         finally:
             self._inbox.close()
+            self._conductor.close(time.monotonic_ns())
             self._advisers.close()
             self._replier.close()
             self._close_channel()

@@ -14,22 +14,26 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from vdag.control import wire
 from vdag.control.advisers import Advisers
+from vdag.control.controller.decisions import Decisions
 from vdag.control.controller.delivery import Delivery
-from vdag.control.controller.foreigners import Foreigners
-from vdag.control.controller.membership import Member, Membership
+from vdag.control.controller.directory import Directory
+from vdag.control.controller.foreigners import Foreigners, links_of
+from vdag.control.controller.membership import Membership
 from vdag.control.controller.recorder import Recorder
+from vdag.control.controller.refining import Refinement
 from vdag.control.controller.register import Register
-from vdag.control.desk import Jobs, KnownNode, KnownVideo, NodeJoining, QueryRequest, QueryView
+from vdag.control.desk import Jobs, KnownNode, NodeJoining, QueryRequest, QueryView
 from vdag.control.policies import expect_allowed
+from vdag.control.profile import Profile
 from vdag.control.scheduling.events import (
     ConstraintChanged,
     Event,
     JobReported,
-    NodeInfo,
     NodeJoined,
     NodeReported,
     PlanProposed,
@@ -45,12 +49,12 @@ from vdag.control.scheduling.events import (
 from vdag.control.scheduling.instructions import (
     AskPolicy,
     Instruction,
+    LimitTask,
+    Order,
+    RecordDecision,
     RecordFault,
     RecordPlan,
     RecordState,
-    SendPlan,
-    StartJob,
-    StopJob,
 )
 from vdag.control.scheduling.scheduler import Scheduler, SchedulerSettings
 from vdag.errors import FrameFormatError, InvalidTransition, PlanError
@@ -74,6 +78,8 @@ class Conductor:
         register: shows queries.
         policy: of queries that name none.
         allowed: policies that queries may name, beside those built in.
+        profile: what tasks cost and are worth, which queries make better; None for an empty one.
+        kept: where it is written to; None for nowhere.
 
     Attributes:
         late: events that came too late to mean anything.
@@ -91,17 +97,23 @@ class Conductor:
         register: Register,
         policy: str,
         allowed: Collection[str] = (),
+        profile: Profile | None = None,
+        kept: Path | None = None,
     ) -> None:
         expect_allowed(policy, allowed)
-        self._scheduler = Scheduler(settings)
+        profile = Profile() if profile is None else profile
+        self._scheduler = Scheduler(settings, profile)
+        self._refinement = Refinement(profile, self._scheduler, kept)
         self._members, self._foreigners = members, foreigners
         self._delivery, self._advisers = delivery, advisers
         self._recorder, self._register = recorder, register
+        self._decisions = Decisions(
+            recorder.decision, lambda uid, document: register.change(uid, decision=document)
+        )
         self._policy, self._allowed = policy, allowed
         self._preferred: dict[str, Mapping[str, Any]] = {}
         self._constraints: dict[str, Constraint] = {}
-        self._known_key: tuple[int, int, list[bool]] | None = None
-        self._known: tuple[KnownNode, ...] = ()
+        self._directory = Directory(members, foreigners, self._scheduler.is_alive)
         self.late = 0
 
     # What has happened.
@@ -111,7 +123,7 @@ class Conductor:
         if isinstance(event, NodeJoined) and event.node.dialect == "channel":
             self._foreigners.remove(event.node.node_addr)
         if isinstance(event, RuntimeReported):
-            self._register.measure(event.query_id, event.runtime)
+            self._measure(event)
         todo: deque[Event] = deque([event])
         while todo:
             try:
@@ -143,18 +155,29 @@ class Conductor:
             self.take(Tick(now_ns))
         if self._recorder.is_behind:
             self._recorder.flush()
+        self._refinement.save(now_ns)
         for member in self._members:
             if member.is_alive and not self._scheduler.is_alive(member.node_addr):
                 logger.warning("node %s is away", member.node_addr)
                 self._members.lose(member)
 
+    def close(self, now_ns: int) -> None:
+        """Keep what was learned."""
+        self._refinement.save(now_ns, at_once=True)
+
     def restore(self, now_ns: int) -> None:
-        """Take up the queries that are recorded; before any node is heard."""
+        """Take up what is recorded: queries, and the nodes that never join a second time.
+
+        To be called before any node is heard.
+        """
         self._advisers.prepare(self._policy, now_ns)
         for view, event in self._recorder.restore(now_ns):
             self._register.add(view)
             self._constraints[view.query_id] = event.query.constraint
             self.take(event)
+        for node in self._foreigners.restore(self._recorder.foreigners()):
+            if node.dialect == "push":  # others are there when they ask
+                self.take(NodeJoined(now_ns, node))
 
     # What users want.
 
@@ -220,6 +243,7 @@ class Conductor:
         if self._scheduler.state_of(query_id) is not None:
             self.take(QueryDeleted(now_ns, query_id))
         self._register.remove(query_id)
+        self._decisions.forget(query_id)
         self._preferred.pop(query_id, None)
         self._constraints.pop(query_id, None)
         return forgotten
@@ -253,7 +277,8 @@ class Conductor:
             previous=self._scheduler.plan_of(query_id),
         )
         self._preferred[query_id] = documents
-        self.take(ConstraintChanged(now_ns, query_id, self._constraints[query_id]))
+        same = self._constraints[query_id]
+        self.take(ConstraintChanged(now_ns, query_id, same, "preferred"))
         return True
 
     # Nodes that speak only the documented REST.
@@ -274,13 +299,15 @@ class Conductor:
         if node is not None and not self._scheduler.is_alive(node_addr):
             self.take(NodeJoined(now_ns, node))
 
-    def work_of(self, node_addr: str, now_ns: int) -> Jobs:
+    def work_of(self, node_addr: str, bandwidth: Mapping[str, float], now_ns: int) -> Jobs:
         """Return what a node that asks for its work is given; it is heard of by that."""
         node = self._foreigners.get(node_addr)
         if node is None:
             return Jobs()
-        is_alive = self._scheduler.is_alive(node_addr)
-        self.take(NodeReported(now_ns, node_addr) if is_alive else NodeJoined(now_ns, node))
+        if not self._scheduler.is_alive(node_addr):
+            self.take(NodeJoined(now_ns, node))
+        links = links_of(bandwidth, self._members)
+        self.take(NodeReported(now_ns, node_addr, bandwidth=links))
         return self._foreigners.work(node_addr, self._register.of_node(node_addr))
 
     def hear(self, query_id: str, runtime: Mapping[str, Any] | None, now_ns: int) -> None:
@@ -291,24 +318,31 @@ class Conductor:
         if view.state < QueryState.RUNNING:
             self.take(JobReported(now_ns, query_id, view.node_addr, QueryState.RUNNING))
         if runtime is not None:
+            if links := links_of(runtime.get("bandwidth"), self._members):
+                self.take(NodeReported(now_ns, view.node_addr, bandwidth=links))
             self.take(RuntimeReported(now_ns, query_id, runtime))
 
     def known_nodes(self) -> tuple[KnownNode, ...]:
         """Return all nodes that have joined, without their jobs; the same object if unchanged."""
-        alive = [self._scheduler.is_alive(node.node_addr) for node in self._foreigners]
-        key = (self._members.version, self._foreigners.version, alive)
-        if key != self._known_key:
-            self._known_key = key
-            self._known = (
-                *(_known_member(member) for member in self._members),
-                *map(_known, self._foreigners, alive),
-            )
-        return self._known
+        return self._directory.nodes()
 
     # Carrying out.
 
+    def _measure(self, event: RuntimeReported) -> None:
+        self._register.measure(event.query_id, event.runtime)
+        plan = self._scheduler.plan_of(event.query_id)
+        constraint = self._constraints.get(event.query_id)
+        if plan is not None and constraint is not None:
+            number = event.plan_number or plan.number
+            if number == plan.number:
+                self._refinement.learn(plan, event.runtime)
+            bound_s = constraint.delay_s[1]
+            self._decisions.measure(event.query_id, number, event.runtime, bound_s, event.now_ns)
+
     def _carry_out(self, order: Instruction, now_ns: int, todo: deque[Event]) -> None:
-        if isinstance(order, (StartJob, SendPlan, StopJob)):
+        if isinstance(order, LimitTask):
+            self._delivery.limit(order)
+        elif isinstance(order, Order):
             try:
                 self._delivery.send(order)
             except FrameFormatError as err:
@@ -329,10 +363,14 @@ class Conductor:
                 reason=order.reason,
                 suspended=order.suspended,
             )
+            if order.state.is_final:
+                self._decisions.end(order.query_id)
         elif isinstance(order, RecordPlan):
             self._recorder.plan(order)
             documents = {**order.plan.to_documents(), "number": order.plan.number}
             self._register.change(order.query_id, plan=documents)
+        elif isinstance(order, RecordDecision):
+            self._decisions.take(order, now_ns)
         elif isinstance(order, RecordFault):
             logger.warning("%s: %s", order.query_id, order.what)
             self._recorder.fault(order)
@@ -357,20 +395,3 @@ def _proposal(order: AskPolicy, documents: Mapping[str, Any], now_ns: int) -> Pl
         documents.get("flow_mapping"),
         documents.get("resource_limit"),
     )
-
-
-def _known_member(member: Member) -> KnownNode:
-    videos = {
-        number: KnownVideo(video.type, video.width, video.height, video.fps)
-        for number, video in member.join.videos.items()
-    }
-    join = member.join
-    return KnownNode(join.node_addr, join.role, join.name, "channel", member.is_alive, videos)
-
-
-def _known(node: NodeInfo, is_alive: bool) -> KnownNode:
-    videos = {
-        number: KnownVideo(video.type, video.width, video.height, video.fps)
-        for number, video in node.videos.items()
-    }
-    return KnownNode(node.node_addr, node.role, node.name, node.dialect, is_alive, videos)

@@ -9,7 +9,7 @@ from typing import Protocol
 from vdag.control import wire
 from vdag.control.controller.foreigners import Foreigners
 from vdag.control.controller.membership import Membership
-from vdag.control.scheduling.instructions import Order, SendPlan, StartJob, StopJob
+from vdag.control.scheduling.instructions import LimitTask, Order, SendPlan, StartJob, StopJob
 
 __all__ = ["Delivery", "Dispatching"]
 
@@ -60,9 +60,20 @@ class Delivery:
             member.orders.stop(order.query_id, order.reason)
         elif isinstance(order, SendPlan):
             names = self._names(order.routes)
-            member.orders.replan(order.query_id, order.plan, order.routes, names, order.lost)
+            constraint = b""
+            if order.constraint is not None:
+                constraint = wire.write_document(order.constraint.to_document())
+            member.orders.replan(
+                order.query_id, order.plan, order.routes, names, order.lost, constraint=constraint
+            )
         else:
             member.orders.start(_start_order(order, self._names(order.routes)))
+
+    def limit(self, order: LimitTask) -> None:
+        """Have a node limit a task; only those of the plan channel are told, see `LimitBook`."""
+        member = self._members.get(order.node_addr)
+        if member is not None:
+            member.orders.limit(order.task, order.limit)
 
     def _names(self, routes: Mapping[str, str]) -> dict[str, str]:
         """Return the names of the nodes at these landings, as keys know them."""

@@ -77,9 +77,11 @@ def node_info(join: wire.Join) -> NodeInfo:
         join.landing,
         join.session,
         tuple(
-            JobInfo(job.job_uid, job.plan, QueryState(job.state), job.reason) for job in join.jobs
+            JobInfo(job.job_uid, job.plan, QueryState(job.state), job.reason, routes=job.routes)
+            for job in join.jobs
         ),
         wire.read_document(join.state).get("device_state") or {},
+        join.limits,
     )
 
 
@@ -177,6 +179,7 @@ class Membership:
             join.services,
             join.state,
             join.name,
+            join.session,
         )
         self._version += 1
         member = Member(join, peer, card, view_of_card(card), self._version, now_ns)

@@ -1,8 +1,8 @@
 """`OrderBook`: what a node has been told to do and has not yet taken the receipt of. A pure rule.
 
 Orders are numbered from 1 on and repeated until a receipt comes, so that none is lost and each is
-carried out once. At most one waits per job, the latest: a node that comes back after a while finds
-how things stand, not how they came about.
+carried out once. At most one waits per job, and per task to be limited, the latest: a node that
+comes back after a while finds how things stand, not how they came about.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from vdag.control import wire
-from vdag.plan import Plan
+from vdag.plan import Plan, ResourceLimit
 
 __all__ = ["OrderBook"]
 
@@ -26,7 +26,7 @@ class OrderBook:
 
     def __init__(self) -> None:
         self._last = 0
-        self._waiting: dict[str, wire.Order] = {}  # by job, numbers rising
+        self._waiting: dict[tuple[str, str], wire.Order] = {}  # by subject, numbers rising
         self._nbytes: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -52,20 +52,24 @@ class OrderBook:
         routes: Mapping[str, str],
         names: Mapping[str, str],
         lost: Collection[str] = (),
+        *,
+        constraint: bytes = b"",
     ) -> None:
         """Order a job to follow another plan; see `wire.SendPlan`.
 
         Raises:
             FrameFormatError: as of `start`.
         """
-        before = self._waiting.get(job_uid)
+        before = self._waiting.get(("job", job_uid))
         if isinstance(before, wire.SendPlan):
             lost = {*before.lost, *lost}.difference(routes.values())
         order = wire.SendPlan(
-            self._last + 1, job_uid, plan, dict(routes), dict(names), sorted(lost)
+            self._last + 1, job_uid, plan, dict(routes), dict(names), sorted(lost), constraint
         )
         if isinstance(before, wire.StartJob):
             changes = {field: getattr(order, field) for field in ("number", *_OF_A_PLAN)}
+            if constraint:
+                changes["constraint"] = constraint
             self._put(msgspec.structs.replace(before, **changes))
         elif not isinstance(before, wire.StopJob):
             self._put(order)
@@ -74,11 +78,15 @@ class OrderBook:
         """Order a job to be ended."""
         self._put(wire.StopJob(self._last + 1, job_uid, reason[:4096]))
 
+    def limit(self, task: str, limit: ResourceLimit | None) -> None:
+        """Order a task to be limited, or to be so no more."""
+        self._put(wire.LimitTask(self._last + 1, task, limit))
+
     def receipt(self, last: int) -> None:
         """Forget the orders that a node has, which are all up to this number."""
-        done = [job for job, order in self._waiting.items() if order.number <= last]
-        for job in done:
-            del self._nbytes[self._waiting.pop(job).number]
+        done = [key for key, order in self._waiting.items() if order.number <= last]
+        for key in done:
+            del self._nbytes[self._waiting.pop(key).number]
 
     def batch(self) -> list[wire.Order]:
         """Return the orders to send now, oldest first; empty if none waits."""
@@ -93,9 +101,10 @@ class OrderBook:
 
     def _put(self, order: wire.Order) -> None:
         nbytes = len(wire.encode(wire.Orders([order])))
-        before = self._waiting.pop(order.job_uid, None)
+        key = ("task", order.task) if isinstance(order, wire.LimitTask) else ("job", order.job_uid)
+        before = self._waiting.pop(key, None)
         if before is not None:
             del self._nbytes[before.number]
-        self._waiting[order.job_uid] = order
+        self._waiting[key] = order
         self._nbytes[order.number] = nbytes
         self._last = order.number

@@ -16,7 +16,7 @@ from typing import Any
 
 from vdag.control import wire
 from vdag.control.desk import QueryRequest, QueryView
-from vdag.control.records import FrameResult, NewQuery, QueryRecord, Store, read_frame
+from vdag.control.records import ForeignNode, FrameResult, NewQuery, QueryRecord, Store, read_frame
 from vdag.control.scheduling.events import QueryInfo, QueryRestored, QueryState
 from vdag.control.scheduling.instructions import RecordFault, RecordPlan, RecordState
 from vdag.errors import Saturated, VdagError
@@ -105,6 +105,10 @@ class Recorder:
         number = record.plan.number
         self._put(lambda: self._store.add_plan(record.query_id, number, documents, record.cause))
 
+    def decision(self, query_id: str, document: Mapping[str, Any]) -> None:
+        """Record why a query has the plan of that `number`."""
+        self._put(lambda: self._store.set_decision(query_id, document["number"], document))
+
     def fault(self, record: RecordFault) -> None:
         """Record what went wrong without ending a query."""
         self._put(lambda: self._store.set_fault(record.query_id, record.what))
@@ -122,6 +126,22 @@ class Recorder:
         self.flush()
         self.known.discard(query_id)
         return self._store.forget(query_id)
+
+    def foreigner(self, node: ForeignNode) -> None:
+        """Record a node that speaks only the documented REST."""
+        self._put(lambda: self._store.foreigners.keep(node))
+
+    def forget_foreigner(self, node_addr: str) -> None:
+        """Record it no more."""
+        self._put(lambda: self._store.foreigners.forget(node_addr))
+
+    def foreigners(self) -> list[ForeignNode]:
+        """Return the nodes of that kind that are recorded.
+
+        Raises:
+            Saturated: the records cannot be read.
+        """
+        return self._store.foreigners.all()
 
     def flush(self) -> None:
         """Record what has waited, as far as there is room now."""

@@ -255,6 +255,7 @@ class Switchboard:
                 resources if isinstance(resources, Mapping) else None,
                 None if report.services is None else services_of(report.services),
                 report.bandwidth or None,
+                report.refusals,
             )
         ]
         found += [_job_reported(report.node_addr, job, now_ns) for job in report.jobs]

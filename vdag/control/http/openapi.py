@@ -53,6 +53,7 @@ _INFO = {
         "device_ip": {"type": "string"},
         "node_ip": {"type": "string"},
         "node_role": {"type": "string"},
+        "model_id": {"type": "integer"},
     },
 }
 _ANSWER = {
@@ -96,6 +97,12 @@ _QUERY = [
         "in": "query",
         "description": "Seconds to wait for the answer; no more than the service allows.",
         "schema": {"type": "number", "minimum": 0.001},
+    },
+    {
+        "name": "model_id",
+        "in": "query",
+        "description": "Which of the task's models: 0 large, 1 medium, 2 small.",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 99},
     },
 ]
 _MEANINGS = {

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 #: A reader that takes nothing for so long is gone.
 SEND_TIMEOUT_S = 30.0
+#: Before Python 3.12 `asyncio.wait_for` may lose a cancellation: it is repeated this often.
+CANCEL_INTERVAL_S = 0.5
 
 
 async def send_part(send: Send, body: bytes) -> None:
@@ -40,9 +42,10 @@ async def until_gone(receive: Receive, sending: Coroutine[Any, Any, None], reade
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for each in (task, leaving):
-            each.cancel()
-        await asyncio.wait({task, leaving})
+        while pending := {each for each in (task, leaving) if not each.done()}:
+            for each in pending:
+                each.cancel()
+            await asyncio.wait(pending, timeout=CANCEL_INTERVAL_S)
     if not task.cancelled() and (err := task.exception()) is not None:
         if not isinstance(err, (asyncio.TimeoutError, OSError)):
             raise err

@@ -44,7 +44,6 @@ class Jobs(Protocol):
         video_id: int,
         graph: Graph,
         constraint: Constraint,
-        n_loop: int = 0,
     ) -> None:
         """Take a job in, without a plan; harmless if it is there already.
 
@@ -53,7 +52,6 @@ class Jobs(Protocol):
             video_id: of a video of this node.
             graph: its tasks.
             constraint: of its user.
-            n_loop: number of the last frame that the cloud has of it: it goes on from there.
 
         Raises:
             NotFound: there is no such video.
@@ -80,7 +78,15 @@ class Jobs(Protocol):
         Raises:
             NotFound: there is no such job.
             ConfigError: a node cannot be reached.
-            PlanError: the plan places a task here that this node does not offer.
+            PlanError: the plan places a task here that this node does not offer, or not with that
+                model.
+        """
+
+    def change_constraint(self, job_uid: str, constraint: Constraint) -> None:
+        """Take note of what a job's user wants now; plans are made elsewhere.
+
+        Raises:
+            NotFound: there is no such job.
         """
 
     def give_up(self, job_uid: str, landings: Collection[str]) -> None:
@@ -108,14 +114,18 @@ class _Job:
         graph: of its tasks.
         constraint: of its user.
         run: it at work; None before its first plan.
-        n_loop: number of the frame that it goes on after.
     """
 
     video_id: int
     graph: Graph
     constraint: Constraint
-    n_loop: int
     run: JobRun | None = None
+
+    def constrain(self, constraint: Constraint) -> None:
+        """Take note of what its user wants now."""
+        self.constraint = constraint
+        if self.run is not None:
+            self.run.constraint = constraint
 
 
 class JobManager:
@@ -124,7 +134,8 @@ class JobManager:
     Args:
         site: what jobs work with.
         videos: of the node, by their ids.
-        offered: returns the tasks that this node does itself, at the moment.
+        offered: returns the tasks that this node does itself, at the moment, and the `model_id`s
+            of each.
         reporter: who is told.
         max_jobs: that may be at work at a time.
     """
@@ -134,7 +145,7 @@ class JobManager:
         site: Site,
         videos: Mapping[int, VideoConfig],
         *,
-        offered: Callable[[], Collection[str]],
+        offered: Callable[[], Mapping[str, Collection[int]]],
         reporter: Reporter,
         max_jobs: int = 256,
     ) -> None:
@@ -150,7 +161,6 @@ class JobManager:
         video_id: int,
         graph: Graph,
         constraint: Constraint,
-        n_loop: int = 0,
     ) -> None:
         """See `Jobs.submit`."""
         if video_id not in self._videos:
@@ -161,11 +171,11 @@ class JobManager:
             if (job := self._jobs.get(job_uid)) is not None:
                 if (job.video_id, job.graph) != (video_id, checked):
                     raise ConfigError(f"job {job_uid} is there with another video or other tasks")
-                job.constraint = constraint
+                job.constrain(constraint)
                 return
             if len(self._jobs) - self._ended() >= self._max_jobs:
                 raise ConfigError(f"{self._max_jobs} jobs are the limit of this node")
-            self._jobs[job_uid] = _Job(video_id, checked, constraint, n_loop)
+            self._jobs[job_uid] = _Job(video_id, checked, constraint)
 
     def update_plan(
         self,
@@ -177,26 +187,35 @@ class JobManager:
         """See `Jobs.update_plan`."""
         with self._lock:
             job = self._find(job_uid)
-            missing = set(job.graph.tasks) - routes.keys() - set(self._offered())
-            if missing:
-                raise PlanError(f"flow_mapping.{min(missing)}: this node does not offer the task")
+            _check_offered(plan, set(job.graph.tasks) - routes.keys(), self._offered())
             if job.run is not None:
                 job.run.update_plan(plan, routes, names)
                 return
             video = self._videos[job.video_id]
-            job.run = JobRun(
-                job_uid, job.graph, video, self._site, self._reporter, n_loop=job.n_loop
-            )
+            job.run = JobRun(job_uid, job.graph, video, self._site, self._reporter, job.constraint)
             try:
                 job.run.start(plan, routes, names)
             except BaseException:
                 job.run = None
                 raise
 
-    def change_constraint(self, job_uid: str, constraint: Constraint) -> None:
-        """Take note of what a job's user wants now; plans are made elsewhere."""
+    def claim_limits(self, job_uid: str) -> None:
+        """Limit the tasks that this node does for a job as its plan says, until it is over.
+
+        For plans of the documented REST: a controller of the plan channel orders limits itself.
+
+        Raises:
+            NotFound: there is no such job.
+        """
         with self._lock:
-            self._find(job_uid).constraint = constraint
+            run = self._find(job_uid).run
+            if run is not None:
+                run.claim_limits()
+
+    def change_constraint(self, job_uid: str, constraint: Constraint) -> None:
+        """See `Jobs.change_constraint`."""
+        with self._lock:
+            self._find(job_uid).constrain(constraint)
 
     def next_number(self, job_uid: str) -> int:
         """Return a number for the job's next plan, for callers whose plans have none."""
@@ -290,3 +309,20 @@ class JobManager:
         over = [uid for uid, job in self._jobs.items() if job.run is not None and job.run.is_over]
         for uid in over[: max(len(over) - MAX_ENDED, 0)]:
             del self._jobs[uid]
+
+
+def _check_offered(
+    plan: Plan, tasks: Collection[str], offered: Mapping[str, Collection[int]]
+) -> None:
+    """Check that this node has what a plan wants done here.
+
+    Raises:
+        PlanError: it has not.
+    """
+    for task in sorted(tasks):
+        if task not in offered:
+            raise PlanError(f"flow_mapping.{task}: this node does not offer the task")
+        model = plan.flow_mapping[task].model_id
+        if model not in offered[task]:
+            known = ", ".join(map(str, offered[task]))
+            raise PlanError(f"flow_mapping.{task}.model_id is {model}, this node has only {known}")

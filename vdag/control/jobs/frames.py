@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vdag.control.jobs.sniffer import Sighting
+from vdag.control.jobs.sniffing import Sighting
 from vdag.graph import Graph
 from vdag.plan import Plan, ResourceLimit
 from vdag.results import PICTURES, Result, TaskParts, to_json
@@ -100,6 +100,7 @@ class FrameDocuments:
             "all_latency": part.total_s,
             "cpu_util_limit": limit.cpu_util_limit,
             "mem_util_limit": limit.mem_util_limit,
+            "model_id": placement.model_id,
             "node_ip": address,
             "device_ip": address,
             "node_role": placement.node_role,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from vdag.control.cluster import Cluster, NodeView
 from vdag.control.rest.caller import check_place
@@ -54,6 +55,19 @@ class PlacesOfPlans:
                 routes[task] = self._service(task, placement)
         return routes, names
 
+    def fit(self, plan: Plan) -> Plan:
+        """See `intake.Resolve.fit`."""
+        mine, *others = self._cluster.nodes()
+        mapping: dict[str, Placement] = {}
+        for task, placement in plan.flow_mapping.items():
+            node = self._known(placement, others)
+            if node is None and self._is_here(placement):
+                node = mine
+            service = None if node is None else node.services.get(task)
+            models = () if service is None else service.models
+            mapping[task] = replace(placement, model_id=_nearest(placement.model_id, models))
+        return replace(plan, flow_mapping=mapping)
+
     def _known(self, placement: Placement, others: list[NodeView]) -> NodeView | None:
         """Return the node that a placement means, if it is known, and not this one."""
         address = _canonical(placement.node_ip)
@@ -79,6 +93,12 @@ class PlacesOfPlans:
         except ConfigError as err:
             raise ConfigError(f"flow_mapping.{task}: {err}") from err
         return f"{SCHEME}{place}"
+
+
+def _nearest(wanted: int, models: Collection[int]) -> int:
+    """Return the model itself, the next larger one, or the largest; models not known will do."""
+    larger = [model for model in models if model <= wanted]
+    return max(larger, default=min(models, default=wanted))
 
 
 def _canonical(address: str) -> str:

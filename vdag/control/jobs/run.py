@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,14 +20,14 @@ import msgspec
 from vdag.config import VideoConfig
 from vdag.control.jobs.frames import FrameDocuments
 from vdag.control.jobs.live import LiveView
-from vdag.control.jobs.sniffer import Sighting, Sniffer
+from vdag.control.jobs.sniffing import Sniffer
 from vdag.control.rest.services import is_service
 from vdag.control.scheduling.events import JobInfo, QueryState
 from vdag.errors import ConfigError, VdagError
 from vdag.graph import Graph
 from vdag.itinerary import briefing, lighten, onward
 from vdag.job import Job
-from vdag.plan import Plan, VideoConf
+from vdag.plan import Constraint, Plan, VideoConf
 from vdag.results import Result
 from vdag.sources import SingleFrameGenerator
 from vdag.transport.encoders import H264, Encoder, Jpeg, Raw
@@ -34,6 +35,7 @@ from vdag.transport.peer import Lane
 
 if TYPE_CHECKING:
     from vdag.control.rest.services import Services
+    from vdag.control.service.plan_limits import PlanLimits
     from vdag.transport.exchange import Exchange
     from vdag.transport.peers import Peers
 
@@ -43,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 #: Plans that frames may still be under way with; older ones are forgotten.
 MAX_PLANS = 64
-#: Frames that the context beside each of them looks back on, as the documents' did.
-CONTEXT_FRAMES = 51
 #: H.264 at this many bits per pixel looks as the documents' JPEG does to their models.
 BITS_PER_PIXEL = 0.1
 MIN_BITRATE = 100_000
@@ -82,6 +82,7 @@ class Site:
         frame_timeout_s: a frame without a result by then is given up.
         services: nodes that do tasks only by the documented REST; None to have nothing to do with
             them.
+        limits: of its tasks; None if plans that nobody orders them for do not limit them.
     """
 
     exchange: Exchange
@@ -90,6 +91,7 @@ class Site:
     max_in_flight: int = 8
     frame_timeout_s: float = 30.0
     services: Services | None = None
+    limits: PlanLimits | None = None
 
     @property
     def alias(self) -> str:
@@ -106,9 +108,10 @@ class JobRun:
         video: where its frames come from.
         site: what it works with.
         reporter: who is told.
-        n_loop: number of the frame that it goes on after.
+        constraint: of its user.
 
     Attributes:
+        constraint: likewise; others may set another one.
         live: what it sees, for people.
     """
 
@@ -119,17 +122,16 @@ class JobRun:
         video: VideoConfig,
         site: Site,
         reporter: Reporter,
-        *,
-        n_loop: int = 0,
+        constraint: Constraint,
     ) -> None:
+        self.constraint = constraint
         self._uid, self._graph, self._video = job_uid, graph, video
         self._site, self._reporter = site, reporter
-        self._documents = FrameDocuments(graph, site.node_ip, n_loop)
+        self._documents = FrameDocuments(graph, site.node_ip)
         self._lock = threading.Lock()
         self._plans: OrderedDict[int, Plan] = OrderedDict()
         self._routes: Mapping[str, str] = {}
-        self._sniffers: dict[Reader, Sniffer] = {"asked": Sniffer(), "reported": Sniffer()}
-        self._context = Sniffer(CONTEXT_FRAMES)
+        self._sniffer = Sniffer(video.fps)
         self.live = LiveView()
         self._job: Job | None = None
         self._source: SingleFrameGenerator | None = None
@@ -153,7 +155,7 @@ class JobRun:
     def has_news(self) -> bool:
         """Whether there is something in the window of the reports."""
         with self._lock:
-            return self._sniffers["reported"].has_news
+            return self._sniffer.has_news
 
     def start(self, plan: Plan, routes: Mapping[str, str], names: Mapping[str, str]) -> None:
         """Begin, under its first plan.
@@ -189,6 +191,15 @@ class JobRun:
                 self._replan(self._job, plan)
         logger.info("job %s follows plan %d", self._uid, plan.number)
 
+    def claim_limits(self) -> None:
+        """Have this node limit what it does for the plan; for plans that no controller made."""
+        limits = self._site.limits
+        with self._lock:
+            if limits is None or self.is_over:
+                return
+            here = [task for task in self._graph.tasks if task not in self._routes]
+            limits.claim(self._uid, {task: self.plan.resource_limit.get(task) for task in here})
+
     def give_up(self, landings: Collection[str]) -> None:
         """Wait no more for the frames that have tasks on nodes which are lost."""
         with self._lock:
@@ -196,16 +207,26 @@ class JobRun:
                 self._job.give_up(landings, frozenset(self._routes.values()))
 
     def describe(self, reader: Reader) -> dict[str, Any]:
-        """Return the run-time context since this reader's last call."""
+        """Return the run-time context for a reader, see `sniffing`."""
         with self._lock:
-            return self._sniffers[reader].describe()
+            found = self._sniffer.answer() if reader == "asked" else self._sniffer.report()
+        return self._with_constraint(found)
+
+    def _with_constraint(self, context: dict[str, Any]) -> dict[str, Any]:
+        """Return a context with what the user wants, as the documents have it; none stays none."""
+        return {**context, "user_constraint": self.constraint.to_document()} if context else {}
 
     def info(self) -> JobInfo:
         """Return how it is."""
         job = self._job
         drops = self._drops if job is None else job.stats().frames.dropped
         return JobInfo(
-            self._uid, self.plan.number, self._state, reason=self._reason, drops=dict(drops)
+            self._uid,
+            self.plan.number,
+            self._state,
+            reason=self._reason,
+            drops=dict(drops),
+            routes=self._routes,
         )
 
     def ask_to_stop(self, reason: str) -> None:
@@ -276,6 +297,9 @@ class JobRun:
             for ways in (self._site.peers, self._site.services):
                 if ways is not None:
                     ways.leave(self._uid)
+            with self._lock:  # else a claim that is being made could outlast the job
+                if self._site.limits is not None:
+                    self._site.limits.leave(self._uid)
 
     def _end(self, err: Exception) -> None:
         if self._stopping is not None:
@@ -336,17 +360,16 @@ class JobRun:
             source.reconfigure(fps=conf.fps, resolution=conf.resolution)
 
         prepare = None if self._taken_as == before else reconfigure
-        job.replan(plan.number, self._routes, prepare)
+        models = {task: placement.model_id for task, placement in plan.flow_mapping.items()}
+        job.replan(plan.number, self._routes, prepare, models)
 
     def _take(self, result: Result) -> None:
         """Report a frame."""
         if self._state is QueryState.READY:
             self._become(QueryState.RUNNING)
-        sighting = Sighting.of(result)
         with self._lock:
-            for sniffer in (*self._sniffers.values(), self._context):
-                sniffer.observe(sighting)
-            context = self._context.peek()
+            sighting = self._sniffer.observe(result, time.monotonic())
+            context = self._with_constraint(self._sniffer.context())
             plan = self._plans.get(result.plan, self.plan)
         document = self._documents.write(result, plan, sighting, context)
         self.live.show(result)

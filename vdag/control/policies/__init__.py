@@ -12,16 +12,40 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from vdag.control.policies.calling import Answer, Policy
+from vdag.control.policies.cold_start import cold_start
+from vdag.control.policies.demo import demo
 from vdag.control.policies.golden import golden
 from vdag.control.policies.loading import MAX_NAME, find_function
+from vdag.control.policies.pid import pid
+from vdag.control.policies.predictive import predictive
+from vdag.control.policies.reference import (
+    reference,
+    reference_auto_pid,
+    reference_mogai,
+    reference_pid,
+)
 from vdag.control.policies.static import static
 from vdag.errors import ConfigError
 
 __all__ = ["BUILT_IN", "Answer", "Policy", "expect_allowed", "load"]
 
-#: Ours: quick, without state, and called where they are asked.
+#: Ours: quick, without state, and called where they are asked. The last ones are baselines.
 BUILT_IN: Mapping[str, Policy] = MappingProxyType(
-    {"golden": Policy("golden", golden), "static": Policy("static", static)}
+    {
+        function.__name__: Policy(function.__name__, function, is_built_in=True)
+        for function in (
+            golden,
+            static,
+            predictive,
+            pid,
+            cold_start,
+            demo,
+            reference,
+            reference_pid,
+            reference_mogai,
+            reference_auto_pid,
+        )
+    }
 )
 
 

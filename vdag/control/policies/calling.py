@@ -7,14 +7,15 @@ The documents have two generations of it, told apart by the names of the paramet
 
 The older one, which takes the tasks as `dag_flow` or `flow`, gets its `resource_info` flat, address
 to task; the newer one by role, address and task. A function may leave out what it does not need,
-and may take more by name: `nodes`, `node_state`, `bandwidth`, `video`, `previous`, `fixed` and
-`cause`, as in `Question`.
+and may take more by name: `constraint`, `video`, `previous`, `measured`, `fixed`, `cause`, `now_s`
+and `memory`, as in `Question`; `nodes`, `node_state` and `bandwidth`, as in `Surroundings`. Those
+that are built in may take `around` itself, and `profile`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,14 +28,27 @@ __all__ = ["Answer", "Policy", "flat_resource_info"]
 OLDER = frozenset({"dag_flow", "flow"})
 #: What says which tasks to place; a function that takes none of these is no policy.
 TASKS = OLDER | {"dag"}
+#: What only policies of ours may take: it does not travel to other processes.
+OURS = frozenset({"around", "profile"})
 
 
 class Answer(NamedTuple):
-    """What a policy returns; null for what shall stay as it is."""
+    """What a policy returns; null for what shall stay as it is.
+
+    Attributes:
+        video_conf: the documents'.
+        flow_mapping: likewise.
+        resource_limit: likewise.
+        memory: a mapping to be told as `memory` with the next question about the query: policies
+            keep nothing themselves, for their process may end between two questions.
+        explanation: a mapping that says why, for `vdag explain`.
+    """
 
     video_conf: Any
     flow_mapping: Any
     resource_limit: Any = None
+    memory: Any = None
+    explanation: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,7 @@ class Policy:
     Attributes:
         name: by which it was found.
         function: see above.
+        is_built_in: it is ours, and may look into the scheduler's books.
         parameters: names of what it takes, found out here.
 
     Raises:
@@ -52,10 +67,13 @@ class Policy:
 
     name: str
     function: Callable[..., Any]
+    is_built_in: bool = False
     parameters: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parameters", _read_parameters(self.name, self.function))
+        names = _TOLD.keys() if self.is_built_in else _TOLD.keys() - OURS
+        taken = _read_parameters(self.name, self.function, names)
+        object.__setattr__(self, "parameters", taken)
 
     @property
     def is_older(self) -> bool:
@@ -81,7 +99,7 @@ def flat_resource_info(question: Question) -> dict[str, Any]:
 
     The policies of that generation take the first address for the edge and the last for the cloud.
     """
-    roles = question.resource_info
+    roles = question.around.resource_info()
     flat: dict[str, Any] = {}
     for role in ("host", "edge", "cloud"):
         for ip, shares in roles.get(role, {}).items():
@@ -99,14 +117,20 @@ _TOLD: Mapping[str, Callable[[Question, bool], Any]] = {
     # Frames never come to where plans are made; the documents leave this one open as well.
     "generator_output": lambda question, _: {},
     "resource_info": lambda question, is_older: (
-        flat_resource_info(question) if is_older else question.resource_info
+        flat_resource_info(question) if is_older else question.around.resource_info()
     ),
     "runtime_info": lambda question, _: question.runtime_info,
     "last_plan_res": lambda question, _: question.last_plan_res,
     "user_constraint": lambda question, _: question.user_constraint,
-    "nodes": lambda question, _: question.nodes,
-    "node_state": lambda question, _: question.node_state,
-    "bandwidth": lambda question, _: question.bandwidth,
+    "around": lambda question, _: question.around,
+    "nodes": lambda question, _: question.around.nodes(),
+    "node_state": lambda question, _: question.around.node_state(),
+    "bandwidth": lambda question, _: question.around.bandwidth(),
+    "profile": lambda question, _: question.around.profile,
+    "constraint": lambda question, _: question.constraint,
+    "now_s": lambda question, _: question.now_s,
+    "memory": lambda question, _: question.memory,
+    "measured": lambda question, _: question.measured,
     "video": lambda question, _: question.video,
     "previous": lambda question, _: question.previous,
     "fixed": lambda question, _: question.fixed,
@@ -114,7 +138,9 @@ _TOLD: Mapping[str, Callable[[Question, bool], Any]] = {
 }
 
 
-def _read_parameters(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
+def _read_parameters(
+    name: str, function: Callable[..., Any], told: Collection[str]
+) -> tuple[str, ...]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as err:
@@ -122,7 +148,7 @@ def _read_parameters(name: str, function: Callable[..., Any]) -> tuple[str, ...]
     taken = []
     for each in parameters:
         by_name = each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-        if by_name and each.name in _TOLD:
+        if by_name and each.name in told:
             taken.append(each.name)
         elif each.default is each.empty and each.kind not in (
             each.VAR_POSITIONAL,
@@ -137,7 +163,7 @@ def _read_parameters(name: str, function: Callable[..., Any]) -> tuple[str, ...]
 def _read_answer(returned: Any) -> Answer:
     if isinstance(returned, Mapping):
         return Answer(*(returned.get(name) for name in Answer._fields))
-    if isinstance(returned, (tuple, list)) and 2 <= len(returned) <= 3:
+    if isinstance(returned, (tuple, list)) and 2 <= len(returned) <= len(Answer._fields):
         return Answer(*returned)
     shown = f"{len(returned)} values" if isinstance(returned, (tuple, list)) else _kind(returned)
     raise PlanError(f"it returned {shown}, expected video_conf, flow_mapping")

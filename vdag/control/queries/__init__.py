@@ -128,6 +128,8 @@ def _answers(parts: Parts) -> tuple[_Route, ...]:
         _Route("GET", "/query/get_portrait_info/{query_id}", at.get_portrait_info,
                "How a query does against its constraint"),
         _Route("GET", "/query/get_drops/{query_id}", at.get_drops, "Frames lost, by reason"),
+        _Route("GET", "/query/explain/{query_id}", at.explain, "Why a query has its plans", None,
+               (_LIMIT,)),
         _Route("GET", "/user/sync_job_result/{query_id}", at.get_job_result, "Results, as of old",
                None, which),
     )  # fmt: skip

@@ -20,6 +20,8 @@ __all__ = ["Asking"]
 #: What clients are used to, who call it ten.
 NEWEST = 11
 MAX_RESULTS = 1000
+#: Plans that are explained, unless more are asked for.
+DECISIONS = 20
 #: Replies that are kept, to be given again when records cannot be read for a moment.
 MAX_LAST, MAX_LAST_NBYTES = 256, 256 << 10
 
@@ -97,6 +99,14 @@ class Asking:
                 "total": sum(counts.values()),
             }
         )
+
+    async def explain(self, request: Request, query_id: str) -> Response:
+        """Return why a query has its plans: what was known, weighed, foretold, then measured."""
+        view = await self._parts.find(query_id)
+        limit = read_number(request.query_params, "limit", DECISIONS, 1, MAX_RESULTS) or DECISIONS
+        store, name = self._parts.store, view.query_id
+        plans = await self._parts.ask(lambda: store.plans(name, limit=limit))
+        return reply(documents.explained(view, plans))
 
     async def _results(self, request: Request, view: QueryView, compose: Compose) -> bytes:
         parameters = request.query_params

@@ -104,6 +104,24 @@ EXAMPLES: Mapping[str, tuple[Any, Any]] = {
         None,
         {"status": 0, **_NAME, "drops": {"deadline": 3}, "total": 3},
     ),
+    "/query/explain/{query_id}": (
+        None,
+        {
+            "status": 0,
+            **_NAME,
+            "policy": "predictive",
+            "user_constraint": _CONSTRAINT,
+            "decisions": [
+                {
+                    "number": 2,
+                    "cause": "period",
+                    "plan": {**_PLAN, "resource_limit": {}},
+                    "explanation": {"why": "480p instead of 720p: 0.41 s exceed 0.3 s"},
+                    "measured": {"reports": 60, "within": 58, "delay": 0.19, "delay_p95": 0.24},
+                }
+            ],
+        },
+    ),
     "/query/update_prev_plan": (
         {"job_uid": "GLOBAL_ID_1", **_PLAN, "resource_limit": _LIMITS},
         {"msg": "prev plan has been updated", "statys": 0},

@@ -14,6 +14,8 @@ from vdag.graph import Graph
 __all__ = [
     "STATES",
     "all_status",
+    "bound_of",
+    "explained",
     "job_info",
     "job_plan",
     "latest_result",
@@ -49,8 +51,7 @@ def view_of_record(record: QueryRecord) -> QueryView:
         record.reason,
         record.suspended,
         None if plan is None else {**plan.documents, "number": plan.number},
-        {},
-        record.created_s,
+        created_s=record.created_s,
     )
 
 
@@ -72,9 +73,24 @@ def plan_document(plan: Mapping[str, Any]) -> Document:
 
 def planned(view: QueryView) -> Document:
     """Return the reply of `get_plan`."""
+    found: Document = {"bound": bound_of(view)}
     if view.plan is None:
-        return {"flow_mapping": None, "video_conf": None, "resource_limit": None, "number": None}
-    return {**plan_document(view.plan), "number": view.plan.get("number")}
+        names = ("flow_mapping", "video_conf", "resource_limit", "number")
+        return {**found, **dict.fromkeys(names)}
+    return {**found, **plan_document(view.plan), "number": view.plan.get("number")}
+
+
+def bound_of(view: QueryView) -> Document | None:
+    """Return which bound of a query cannot be kept and by how much, None if all are.
+
+    A look that came too early to say anything does not take back what the plan was made with.
+    """
+    bound = (view.decision.get("latest") or {}).get("bound")
+    if bound is None:
+        measured = view.decision.get("measured") or {}
+        is_kept = measured.get("reports") and measured["within"] == measured["reports"]
+        bound = None if is_kept else (view.decision.get("explanation") or {}).get("bound")
+    return dict(bound) if isinstance(bound, Mapping) else None
 
 
 def history(plans: Sequence[PlanRecord]) -> list[Document]:
@@ -84,6 +100,30 @@ def history(plans: Sequence[PlanRecord]) -> list[Document]:
          "at": plan.at_s}
         for plan in plans
     ]  # fmt: skip
+
+
+def explained(view: QueryView, plans: Sequence[PlanRecord]) -> Document:
+    """Return why a query has the plans it had, oldest first, and what became of each.
+
+    Args:
+        view: of the query.
+        plans: its newest, oldest first; what is in force is told as `view` has it.
+    """
+    decisions = []
+    for plan in plans:
+        is_present = view.decision.get("number") == plan.number
+        told = view.decision if is_present else plan.decision
+        document = {"cause": plan.cause, **told, "number": plan.number}
+        decisions.append({**document, "at": plan.at_s, "plan": plan_document(plan.documents)})
+    return {
+        "status": 0,
+        "query_id": view.query_id,
+        "policy": view.policy,
+        "user_constraint": view.constraint,
+        "state": view.state,
+        "runtime": view.runtime,
+        "decisions": decisions,
+    }
 
 
 def results(view: QueryView, found: Sequence[ResultRecord], newest: ResultRecord) -> Document:

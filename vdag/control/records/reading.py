@@ -18,7 +18,7 @@ from vdag.control.records.values import (
 
 __all__ = ["read_plan", "read_queries", "read_results"]
 
-_COLUMNS = (plan.c.number, plan.c.documents, plan.c.cause, plan.c.at_s)
+_COLUMNS = (plan.c.number, plan.c.documents, plan.c.cause, plan.c.at_s, plan.c.decision)
 
 
 def read_queries(connection: Connection, *conditions: Any, limit: int) -> list[QueryRecord]:
@@ -48,7 +48,7 @@ def read_plan(connection: Connection, number: int, *, limit: int) -> list[PlanRe
         .order_by(plan.c.number.desc())
         .limit(limit)
     )
-    return [PlanRecord(*row) for row in reversed(connection.execute(statement).all())]
+    return [_plan(row) for row in reversed(connection.execute(statement).all())]
 
 
 def read_results(
@@ -78,6 +78,10 @@ def _document(row: Any) -> bytes:
     return msgspec.json.encode(frame)
 
 
+def _plan(row: Any) -> PlanRecord:
+    return PlanRecord(row.number, row.documents, row.cause, row.at_s, row.decision or {})
+
+
 def _query(row: Any) -> QueryRecord:
     asked = NewQuery(
         row.node_addr,
@@ -90,7 +94,7 @@ def _query(row: Any) -> QueryRecord:
     )
     present = None
     if row.number is not None:
-        present = PlanRecord(row.number, row.documents, row.cause, row.at_s)
+        present = _plan(row)
     return QueryRecord(
         write_query_id(row.id),
         asked,

@@ -20,11 +20,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from vdag.control.records.ageing import Retention
+from vdag.control.records.foreigners import ForeignNodes
 from vdag.control.records.frames import FrameResult
+from vdag.control.records.logbook import Logbook
 from vdag.control.records.opening import open_database
 from vdag.control.records.reading import read_plan, read_queries, read_results
 from vdag.control.records.tables import dropped, plan, query
-from vdag.control.records.transaction import Ledger, Retention, Transaction
+from vdag.control.records.transaction import Ledger, Transaction
 from vdag.control.records.values import (
     ENDED,
     NewQuery,
@@ -34,7 +37,7 @@ from vdag.control.records.values import (
     read_query_id,
     write_query_id,
 )
-from vdag.control.records.writer import Operation, Writer
+from vdag.control.records.writer import Lane, Operation, Writer
 from vdag.errors import Saturated
 
 if TYPE_CHECKING:
@@ -80,10 +83,15 @@ class Store:
         place: path of an SQLite file, whose folder is there, or a URL of SQLAlchemy.
         retention: which results are kept.
         limit: rows that may wait to be written.
+        events_limit: rows of reports that may wait beside those.
         linger_s: time to gather rows for a transaction, while nobody waits for them.
 
+    Attributes:
+        log: what nodes, sessions and packets did.
+        foreigners: nodes that speak only the documented REST.
+
     Raises:
-        ConfigError: there is no such database, or it has tables of another version.
+        ConfigError: there is no such database, or it has tables of a newer version.
         DependencyMissing: the driver that the URL names is not installed.
     """
 
@@ -93,6 +101,7 @@ class Store:
         *,
         retention: Retention = Retention(),  # noqa: B008 - frozen
         limit: int = 20_000,
+        events_limit: int = 500_000,
         linger_s: float = 0.02,
     ) -> None:
         self._engine = open_database(place)
@@ -100,8 +109,14 @@ class Store:
         self._followers: dict[int, set[Callable[[], None]]] = {}
         self._lock = threading.Lock()
         self._writer = Writer(
-            self._engine, self._ledger, limit=limit, linger_s=linger_s, on_commit=self._wake
+            self._engine,
+            self._ledger,
+            limits=(limit, events_limit),
+            linger_s=linger_s,
+            on_commit=self._wake,
         )
+        self.log = Logbook(self._writer, self._ledger, self._read)
+        self.foreigners = ForeignNodes(self._put, self._read)
 
     def add_query(self, asked: NewQuery) -> Future[str]:
         """Record a query; the result is its id, once it outlives even a loss of power.
@@ -176,6 +191,17 @@ class Store:
             )
             transaction.execute(row, key)
             transaction.trim_plans(key, number)
+
+        self._put(apply)
+
+    def set_decision(self, query_id: str, number: int, decision: Mapping[str, Any]) -> None:
+        """Record why a query was given a plan, in place of what was recorded before."""
+        key = read_query_id(query_id)
+        document = dict(decision)
+
+        def apply(transaction: Transaction) -> None:
+            same = (plan.c.query_id == key) & (plan.c.number == number)
+            transaction.execute(update(plan).where(same).values(decision=document))
 
         self._put(apply)
 
@@ -302,11 +328,11 @@ class Store:
         """Return how much was done."""
         writer, ledger = self._writer, self._ledger
         return StoreStats(
-            writer.rows_waiting,
+            writer.rows_waiting(),
             ledger.written,
             ledger.numbering.duplicates,
             writer.transactions,
-            writer.refused,
+            writer.refused(),
             writer.given_up,
             writer.fault,
         )
@@ -337,9 +363,15 @@ class Store:
         self._writer.put(Operation(apply, done=done, is_durable=is_durable))
         return done
 
-    def _read(self, read: Callable[[Connection], _T], *, is_settled: bool = False) -> _T:
+    def _read(
+        self,
+        read: Callable[[Connection], _T],
+        *,
+        lane: Lane = Lane.RECORDS,
+        is_settled: bool = False,
+    ) -> _T:
         if not is_settled:
-            self._writer.settle(READ_TIMEOUT_S)
+            self._writer.settle(READ_TIMEOUT_S, lane)
         try:
             with self._engine.connect() as connection:
                 return read(connection)

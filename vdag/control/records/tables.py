@@ -1,10 +1,11 @@
-"""The tables, and what opening a database does with those that are there.
+"""The tables of queries; `event_tables` has those of nodes, handlers and packets.
 
-    schema_version   one row: which version of this module has made the tables
+    schema_version   one row: the revision of the tables, for those who know no other
     query            what users asked for, and how it stands
     plan             every plan of a query, with why it was made
     result           the frame objects of a query
     dropped          frames of a query that were lost, by reason
+    foreigner        nodes that speak only the documented REST, which never say twice who they are
 
 Results are numbered twice. `run` and `seq` are the node's: the start of the job that found it, and
 its count since then; they tell a result that is sent again. `n_loop` is ours: it only grows, also
@@ -18,7 +19,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Float,
     Integer,
     MetaData,
@@ -26,17 +26,10 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    inspect,
-    select,
 )
 from sqlalchemy.dialects import mysql, sqlite
 
-from vdag.errors import ConfigError
-
-__all__ = ["VERSION", "create", "dropped", "metadata", "plan", "query", "result"]
-
-#: Goes up with every change of a table.
-VERSION = 1
+__all__ = ["dropped", "foreigner", "metadata", "plan", "query", "result", "schema_version"]
 
 #: SQLite counts only in its own INTEGER, MySQL's TEXT ends at 64 KiB.
 Number = BigInteger().with_variant(sqlite.INTEGER(), "sqlite")
@@ -75,6 +68,7 @@ plan = Table(
     Column("documents", JSON, nullable=False),
     Column("cause", Text, nullable=False),
     Column("at_s", Float(53), nullable=False),
+    Column("decision", JSON(none_as_null=True)),
 )
 
 result = Table(
@@ -99,23 +93,11 @@ dropped = Table(
     Column("count", Number, nullable=False),
 )
 
-
-def create(connection: Connection) -> None:
-    """Make the tables in an empty database; see that those of another are of this version.
-
-    Raises:
-        ConfigError: the database has tables of another version, or somebody else's of these names.
-    """
-    names = set(inspect(connection).get_table_names())
-    if schema_version.name not in names:
-        if strangers := names & set(metadata.tables):
-            raise ConfigError(f"database has a table {min(strangers)} that vdag has not made")
-        metadata.create_all(connection)
-        connection.execute(schema_version.insert().values(version=VERSION))
-        return
-    found = connection.execute(select(schema_version.c.version)).scalar()
-    if found != VERSION:
-        age = "newer" if found is not None and found > VERSION else "older"
-        raise ConfigError(
-            f"database has schema {found}, {age} than {VERSION}, which this version of vdag reads"
-        )
+foreigner = Table(
+    "foreigner",
+    metadata,
+    Column("node_addr", String(255), primary_key=True),
+    Column("dialect", String(16), nullable=False),
+    Column("videos", JSON, nullable=False),
+    Column("given", JSON, nullable=False),
+)

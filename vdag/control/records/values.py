@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -68,12 +68,15 @@ class PlanRecord:
         documents: `video_conf`, `flow_mapping`, `resource_limit`.
         cause: why it was made.
         at_s: when, seconds since the epoch.
+        decision: what its policy was told and what it said, and what was measured then; empty for
+            a plan that no policy has made.
     """
 
     number: int
     documents: Mapping[str, Any]
     cause: str = ""
     at_s: float = 0.0
+    decision: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class _Job:
         order: to start it, with the present plan.
         is_told: the node has been told of it, as far as we know.
         is_due: its plan is to be posted.
+        is_changed: so is its constraint.
         refusals: of its plan, in a row.
         runtime: what the node said last.
     """
@@ -71,6 +72,7 @@ class _Job:
     order: StartJob
     is_told: bool = False
     is_due: bool = True
+    is_changed: bool = False
     refusals: int = 0
     runtime: Mapping[str, Any] = field(default_factory=dict)
 
@@ -149,7 +151,8 @@ class Contact:
             if len(self._stops) < MAX_STOPS:
                 self._stops[job_uid] = order.reason
         elif (job := self._jobs.get(job_uid)) is not None:
-            query = job.order.query
+            query = order.applied_to(job.order.query)
+            job.is_changed = job.is_changed or query is not job.order.query
             job.order = StartJob(order.node_addr, query, order.plan, order.routes)
             job.is_due = True
         else:
@@ -185,6 +188,11 @@ class Contact:
         if not was_told:
             told = self._post("/job/submit_job", job_of(job.order))
             job.is_told = _is_done(told)
+        elif job.is_changed:  # versions that cannot be told say so, which does not matter
+            wanted = job.order.query.constraint.to_document()
+            words = {"job_uid": job_uid, "user_constraint": wanted}
+            self._post("/node/submit_job_user_constraint", words)
+        job.is_changed = False
         reply = self._post("/job/update_plan", plan_of(job.order.query_id, job.order.plan))
         job.is_due = False
         if _is_done(reply):

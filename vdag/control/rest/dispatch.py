@@ -216,6 +216,7 @@ def _keep(orders: dict[str, Order], order: Order) -> bool:
     if before is None and len(orders) >= MAX_ORDERS:
         return False
     if isinstance(order, SendPlan) and isinstance(before, StartJob):
-        order = replace(before, plan=order.plan, routes=order.routes)
+        query = order.applied_to(before.query)
+        order = replace(before, query=query, plan=order.plan, routes=order.routes)
     orders[order.query_id] = order
     return True

@@ -23,6 +23,13 @@ MAX_UID = 255
 class Resolve(Protocol):
     """Says how frames get to the nodes that a plan of the documented REST names."""
 
+    def fit(self, plan: Plan) -> Plan:
+        """Return the plan with models that its nodes have, as far as they have said.
+
+        Clouds of that kind do not know what a node has; they try the models 0 to 2 of any task. In
+        the place of one that is not there goes the next larger one, or else the largest.
+        """
+
     def __call__(self, plan: Plan) -> tuple[Mapping[str, str], Mapping[str, str]]:
         """Return task to address, and address to name, see `Jobs.update_plan`.
 
@@ -65,14 +72,17 @@ class Intake:
             VdagError: as of `Jobs.update_plan`; the documents are no plan for this job.
         """
         before = self._jobs.plan_of(job_uid)
-        plan = Plan.from_documents(
-            self._jobs.graph_of(job_uid).tasks,
-            video_conf,
-            flow_mapping,
-            resource_limit,
-            number=self._jobs.next_number(job_uid),
-            previous=before,
-            keep=True,
+        plan = self._resolve.fit(
+            Plan.from_documents(
+                self._jobs.graph_of(job_uid).tasks,
+                video_conf,
+                flow_mapping,
+                resource_limit,
+                number=self._jobs.next_number(job_uid),
+                previous=before,
+                keep=True,
+            )
         )
         if not plan.orders_as(before):  # clouds of this kind say the same every few seconds
             self._jobs.update_plan(job_uid, plan, *self._resolve(plan))
+            self._jobs.claim_limits(job_uid)

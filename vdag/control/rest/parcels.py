@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -54,6 +55,13 @@ class Parcel:
     def task(self) -> str:
         """What is to be done with it."""
         return self.head.route[self.head.header.hop].task
+
+    @property
+    def path(self) -> str:
+        """What to post it to; services that know no models pass over the one it asks for."""
+        hop = self.head.route[self.head.header.hop]
+        path = f"/execute_task/{urllib.parse.quote(hop.task, safe='')}"
+        return path if hop.model is None else f"{path}?model_id={hop.model}"
 
     def generated(self, descriptor: Descriptor) -> dict[str, Any]:
         """Return what the generator has produced; the pixels are views of the lease, read only.

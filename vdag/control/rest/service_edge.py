@@ -17,7 +17,6 @@ import itertools
 import logging
 import threading
 import time
-import urllib.parse
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -278,7 +277,7 @@ class ServiceEdge:
             return _Lost("deadline")
         descriptor, graph = codec.decode([parcel.part]), parcel.user.graph
         body = write_request(graph, parcel.task, parcel.generated(descriptor), descriptor.context)
-        reply = self._post(caller, parcel.task, body, begun_ns)
+        reply = self._post(caller, parcel.path, body, begun_ns)
         if isinstance(reply, _Lost):
             return reply
         if not reply.is_good:
@@ -287,9 +286,8 @@ class ServiceEdge:
         times = times_of(found, parcel.offered_ns, begun_ns, time.monotonic_ns())
         return self._return(parcel, with_found(descriptor, parcel.task, found, times))
 
-    def _post(self, caller: Caller, task: str, body: bytes, begun_ns: int) -> Reply | _Lost:
+    def _post(self, caller: Caller, path: str, body: bytes, begun_ns: int) -> Reply | _Lost:
         """Post until there is an answer, as often as makes sense."""
-        path = f"/execute_task/{urllib.parse.quote(task, safe='')}"
         end_s = begun_ns / 1e9 + self._timeout_s
         for pause_s in (*PAUSES_S, None):
             left_s = max(end_s - time.monotonic(), 0.001)

@@ -37,6 +37,8 @@ class Case:
         version: of the nodes that the latest question told about.
         runtime: what the job measured last.
         is_fresh: it was measured since the latest question, and under the plan in force.
+        measured: number of the plan under which it was measured, 0 for none.
+        memory: what the policy wants to be told with the next question.
         dag: the documents' form of the graph, made once.
         story: the latest events.
     """
@@ -57,6 +59,8 @@ class Case:
     version: int = -1
     runtime: Mapping[str, Any] = field(default_factory=dict)
     is_fresh: bool = False
+    measured: int = 0
+    memory: Mapping[str, Any] = field(default_factory=dict)
     dag: Mapping[str, Any] = field(default_factory=dict)
     story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY))
 
@@ -64,6 +68,11 @@ class Case:
     def query_id(self) -> str:
         """The query's id."""
         return self.query.query_id
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the runtime is that of the plan in force."""
+        return self.plan is not None and self.measured == self.plan.number
 
     @property
     def host(self) -> str:

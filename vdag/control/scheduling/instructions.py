@@ -7,17 +7,20 @@ event, or not at all. The scheduler has moved on already; it does not wait.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vdag.control.scheduling.events import NodeInfo, QueryInfo, QueryState, VideoInfo
-from vdag.plan import Plan
+from vdag.control.scheduling.events import QueryInfo, QueryState, VideoInfo
+from vdag.control.scheduling.surroundings import Surroundings
+from vdag.plan import Constraint, Plan, ResourceLimit
 
 __all__ = [
     "AskPolicy",
     "Instruction",
+    "LimitTask",
     "Order",
     "Question",
+    "RecordDecision",
     "RecordFault",
     "RecordPlan",
     "RecordState",
@@ -34,31 +37,29 @@ class Question:
     Attributes:
         job_uid: the query's id.
         dag: the documents' `dag`: `generator`, `flow`, `input`.
-        resource_info: role to address to task to `n_process`, `cpu_ratio`, `mem_ratio`. `host` is
-            the node that owns the video, `cloud` all servers, `edge` all others. As in the
-            documents, where there is no server the host stands in.
+        around: the nodes, their links, and what other queries take of them.
         runtime_info: what the job measured last, empty before the first frames.
+        measured: number of the plan under which it did, 0 for none.
         last_plan_res: `{"delay": {task: seconds}}` of the last plan, empty likewise.
-        user_constraint: the user's own words.
-        nodes: all live nodes, the one that owns the video first.
-        node_state: `node_addr` to the latest `device_state`.
-        bandwidth: `node_addr` to `node_addr` to bytes per second, as far as it was measured.
+        constraint: what the results shall be like; its document has the user's own words.
+        now_s: the time, on a clock that never falls and that no other query has another of.
+        memory: what the policy has returned as such with its last answer about this query.
         video: that the query is about.
         previous: the plan in force, None for none.
         fixed: the plan that the user has fixed, None for none.
-        cause: why it is asked: `submitted`, `constraint`, `period`, `node lost`, `node back`,
-            `service gone`.
+        cause: why it is asked: `submitted`, `constraint`, `preferred`, `period`, `node lost`,
+            `node back`, `service gone`.
     """
 
     job_uid: str
     dag: Mapping[str, Any]
-    resource_info: Mapping[str, Any]
-    runtime_info: Mapping[str, Any]
-    last_plan_res: Mapping[str, Any]
-    user_constraint: Mapping[str, Any]
-    nodes: tuple[NodeInfo, ...]
-    node_state: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    bandwidth: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    around: Surroundings
+    runtime_info: Mapping[str, Any] = field(default_factory=dict)
+    measured: int = 0
+    last_plan_res: Mapping[str, Any] = field(default_factory=dict)
+    constraint: Constraint = field(default_factory=Constraint)
+    now_s: float = 0.0
+    memory: Mapping[str, Any] = field(default_factory=dict)
     video: VideoInfo = field(default_factory=VideoInfo)
     previous: Plan | None = None
     fixed: Plan | None = None
@@ -68,6 +69,11 @@ class Question:
     def dag_flow(self) -> list[str]:
         """The tasks, in their order."""
         return list(self.dag["flow"])
+
+    @property
+    def user_constraint(self) -> Mapping[str, Any]:
+        """The user's own words."""
+        return self.constraint.to_document()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,7 @@ class SendPlan:
         plan: its number is larger than that of any plan sent before, unless it is that plan again.
         routes: as of `StartJob`.
         lost: landings of nodes in the routes sent before that are gone: no frame comes back.
+        constraint: of the query, as it is now; None for what it was.
     """
 
     node_addr: str
@@ -109,6 +116,13 @@ class SendPlan:
     plan: Plan
     routes: Mapping[str, str]
     lost: tuple[str, ...] = ()
+    constraint: Constraint | None = None
+
+    def applied_to(self, query: QueryInfo) -> QueryInfo:
+        """Return the query as it is now."""
+        if self.constraint is None or self.constraint == query.constraint:
+            return query
+        return replace(query, constraint=self.constraint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +132,21 @@ class StopJob:
     node_addr: str
     query_id: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTask:
+    """Have a node limit the workers of a task, or not any more.
+
+    Attributes:
+        node_addr: that node.
+        task: of the workers.
+        limit: for all of them together; None for no limit but the operator's own.
+    """
+
+    node_addr: str
+    task: str
+    limit: ResourceLimit | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +193,31 @@ class RecordPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordDecision:
+    """Write down what a policy has decided, also if it was to leave everything as it is.
+
+    Attributes:
+        query_id: which query.
+        number: of the plan that is in force by it.
+        is_change: it was not in force before.
+        cause: of the question.
+        policy: who decided.
+        now_s: when, on the scheduler's clock.
+        runtime: what it was told of the job.
+        explanation: what it said; empty for nothing.
+    """
+
+    query_id: str
+    number: int
+    is_change: bool
+    cause: str
+    policy: str
+    now_s: float
+    runtime: Mapping[str, Any]
+    explanation: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RecordFault:
     """Write down that something went wrong that did not stop the query, such as a policy."""
 
@@ -171,6 +225,8 @@ class RecordFault:
     what: str
 
 
-#: What goes to a node.
+#: What goes to a node about a job.
 Order = StartJob | SendPlan | StopJob
-Instruction = Order | AskPolicy | RecordState | RecordPlan | RecordFault
+Instruction = (
+    Order | LimitTask | AskPolicy | RecordState | RecordPlan | RecordDecision | RecordFault
+)

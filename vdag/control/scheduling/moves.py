@@ -81,14 +81,20 @@ class Moves(Steps):
         if state.is_final:
             return
         case.suspended = True
+        self.limits.update(case)
+        self.order_limits()
         self._record(case, "the controller was started")
         if case.host in self._nodes:
             self._resume(case, HostBack(event.now_ns, case.query_id, None))
 
     def _constrain(self, case: Case, event: ConstraintChanged) -> None:
+        is_other = event.constraint != case.query.constraint
         case.query = replace(case.query, constraint=event.constraint)
         case.failures = 0
-        self._ask(case, "constraint", event.now_ns)
+        plan = case.plan if is_other and case.has_job else None
+        if plan is not None and not find_lost(case.query, plan, self._nodes):
+            self._send(case, plan, event.now_ns)  # else it goes with the plan that is to come
+        self._ask(case, event.cause, event.now_ns)
 
     def _stop(self, case: Case, event: QueryStopped) -> None:
         self._stop_job(case, "stopped")
@@ -97,6 +103,7 @@ class Moves(Steps):
     def _delete(self, case: Case, event: QueryDeleted) -> None:
         self._stop_job(case, "deleted")
         self._cancel_timers(case)
+        self._release(case)
         self._cases.forget(case)
 
     def _forget(self, case: Case, event: QueryDeleted) -> None:
@@ -108,10 +115,11 @@ class Moves(Steps):
         assert case.plan is not None, "a job has a plan"
         if case.suspended:
             return  # sent before the host was lost
-        case.runtime = event.runtime
         # What was measured under an older plan says nothing of this one: a policy that steers by
         # it would steer twice.
-        case.is_fresh = case.is_fresh or event.plan_number in (0, case.plan.number)
+        if event.plan_number in (0, case.plan.number):
+            case.runtime, case.measured, case.is_fresh = event.runtime, case.plan.number, True
+            self._loads.update(case)
         self._runs(case)
 
     def _follow(self, case: Case, event: JobReported) -> None:
@@ -144,7 +152,9 @@ class Moves(Steps):
             return
         case.failures = 0
         self._cases.set_hungry(case, False)
+        is_change = not plan.orders_as(case.plan)
         self._use(case, plan, case.cause, event.now_ns)
+        self._note(case, event, is_change)
         self._go_on(case, event.now_ns)
 
     def _doubt(self, case: Case, event: PolicyFailed) -> None:
@@ -163,6 +173,7 @@ class Moves(Steps):
 
     def _suspend(self, case: Case, event: HostLost) -> None:
         case.suspended, case.has_job = True, False
+        self._loads.update(case)
         # The open question stays open until it is answered: its policy may be busy with it.
         for kind in ("period", "push", "check"):
             self._timers.cancel((kind, case.query_id))
@@ -174,7 +185,10 @@ class Moves(Steps):
             self._finish(case, job.state, "")
             return
         was_suspended, case.suspended = case.suspended, False
+        self._loads.update(case)
         case.has_job = job is not None and case.plan is not None
+        if job is not None:
+            case.routes = job.routes  # before a restart of the controller others may have been lost
         if was_suspended:
             self._record(case)
         if case.plan is None:
@@ -204,7 +218,9 @@ class Moves(Steps):
 
     def _review(self, case: Case, event: PeriodDue) -> None:
         is_stale = case.version != self._nodes.version
-        if case.is_fresh or is_stale or case.failures or case.plan is None:
+        if case.plan is None:
+            self._ask(case, case.cause or "submitted", event.now_ns)  # it was not answered yet
+        elif case.is_fresh or is_stale or case.failures:
             self._ask(case, "period", event.now_ns)
         else:
             self._go_on(case, event.now_ns)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from vdag.control.scheduling.events import NodeInfo, NodeReported, ServiceInfo
+from vdag.control.scheduling.rooms import Rooms
+from vdag.control.scheduling.surroundings import TaskLoad, between
 from vdag.plan import Placement
 
 __all__ = ["Nodes"]
@@ -26,6 +28,7 @@ class Nodes:
         self._shares: dict[str, dict[str, Any]] = {}
         self._bandwidth: dict[str, Mapping[str, float]] = {}
         self._left: dict[str, str] = {}  # sessions of nodes that were lost
+        self._rooms = Rooms()
         #: Rises whenever a plan might be made differently: nodes came or went, tasks did.
         self.version = 0
 
@@ -69,6 +72,7 @@ class Nodes:
         if len(self._left) > MAX_LEFT:
             del self._left[next(iter(self._left))]
         del self._seen_ns[node_addr], self._shares[node_addr]
+        self._rooms.forget(node_addr)
         self._bandwidth.pop(node_addr, None)
         self.version += 1
 
@@ -151,8 +155,24 @@ class Nodes:
         found["cloud"] = found["cloud"] or dict(found["host"])
         return found
 
+    def bandwidth_between(self, sender: str, receiver: str) -> float | None:
+        """Return bytes per second from one node to another, None if nobody has measured it."""
+        return between(self._bandwidth, sender, receiver)
+
+    def set_taken(self, node_addr: str, task: str, load: TaskLoad) -> None:
+        """Note what queries take of a task on a node, alive or not."""
+        self._rooms.set_taken(self._alive.get(node_addr), node_addr, task, load)
+
+    def roomiest(self, task: str, *, servers: bool) -> Iterator[NodeInfo]:
+        """Yield the live servers, or the other nodes, that offer a task, least taken first."""
+        for node_addr in self._rooms.roomiest(task, servers=servers):
+            yield self._alive[node_addr]
+
     def _keep(self, node: NodeInfo) -> None:
+        known = self._alive.get(node.node_addr)
         self._alive[node.node_addr] = node
+        if known is None or known.services != node.services or known.role != node.role:
+            self._rooms.keep(node)
         self._shares[node.node_addr] = {
             task: {
                 "n_process": service.workers,

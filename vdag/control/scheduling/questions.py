@@ -8,26 +8,25 @@ from typing import Any
 from vdag.control.scheduling.cases import Case
 from vdag.control.scheduling.events import VideoInfo
 from vdag.control.scheduling.instructions import Question
-from vdag.control.scheduling.nodes import Nodes
+from vdag.control.scheduling.surroundings import Surroundings
 
 __all__ = ["question_about"]
 
 
-def question_about(case: Case, nodes: Nodes, cause: str) -> Question:
+def question_about(case: Case, around: Surroundings, cause: str, now_ns: int) -> Question:
     """Return the question about a query whose host is alive."""
     query = case.query
-    around = nodes.around(query.node_addr)
     return Question(
         job_uid=query.query_id,
         dag=case.dag,
-        resource_info=nodes.resource_info(query.node_addr),
+        around=around,
         runtime_info=case.runtime,
+        measured=case.measured,
         last_plan_res=_last_plan_res(case.runtime),
-        user_constraint=query.constraint.to_document(),
-        nodes=around,
-        node_state=nodes.states(),
-        bandwidth=nodes.bandwidth(),
-        video=around[0].videos.get(query.video_id, VideoInfo()),
+        constraint=query.constraint,
+        now_s=now_ns / 1e9,
+        memory=case.memory,
+        video=around.host.videos.get(query.video_id, VideoInfo()),
         previous=case.plan,
         fixed=query.plan,
         cause=cause,

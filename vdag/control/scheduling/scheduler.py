@@ -40,8 +40,10 @@ takes tasks off those that do not. It is not safe for several threads at once.
 # Nodes. What a node has is what it says when it joins, for it may have been started anew, and so
 # may we. A job it runs and should not is stopped; one it should and does not is started; to one it
 # has, the plan in force is sent again, for its peers may have moved. All orders are idempotent: a
-# plan is known by its number. After a restart of the controller hosts come back before their peers:
-# a job that is running gets the time of a time-out before a peer counts as lost.
+# plan is known by its number. It also says to what its tasks were limited; where the plans of all
+# queries together say something else, it is ordered. After a restart of the controller hosts come
+# back before their peers: a job that is running gets the time of a time-out before a peer counts as
+# lost.
 #
 # Dialects. A node on the plan channel reports often and is lost when it is silent. A node that only
 # speaks the documented REST either asks (`pull`), and is lost when it no longer does, or is pushed
@@ -59,6 +61,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vdag.control.profile import Profile
 from vdag.control.scheduling.cases import Case, Cases
 from vdag.control.scheduling.consequences import (
     CheckDue,
@@ -81,6 +84,7 @@ from vdag.control.scheduling.events import (
     Tick,
 )
 from vdag.control.scheduling.instructions import Instruction, StopJob
+from vdag.control.scheduling.loads import Loads
 from vdag.control.scheduling.moves import Moves
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.placing import find_lost
@@ -118,16 +122,21 @@ class Scheduler:
 
     Args:
         settings: times and bounds.
+        profile: what tasks cost and are worth; others may refine it meanwhile.
     """
 
-    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+    def __init__(
+        self, settings: SchedulerSettings | None = None, profile: Profile | None = None
+    ) -> None:
         self._settings = settings or SchedulerSettings()
         self._nodes = Nodes()
+        profile = Profile() if profile is None else profile
+        loads = Loads(self._nodes, profile)
         self._cases = Cases(self._settings.remembered)
         #: Of queries; when nodes will have been silent for too long is apart, to be seen first.
         self._timers = Timers()
         self._silences = Timers()
-        self._moves = Moves(self._cases, self._nodes, self._timers, self._settings)
+        self._moves = Moves(self._cases, self._nodes, loads, self._timers, self._settings, profile)
 
     def handle(self, event: Event) -> list[Instruction]:
         """Take note of what has happened, and return what to do, in its order.
@@ -190,6 +199,7 @@ class Scheduler:
     def check(self) -> list[str]:
         """Return what is wrong inside, for tests: nothing; O(n)."""
         wrong = self._cases.check()
+        wrong += self._moves.limits.check(self._cases, self._nodes.alive())
         for case in self._cases:
             if case.is_asked != (("answer", case.query_id) in self._timers):
                 wrong.append(f"{case.query_id}: a question without an end")
@@ -241,6 +251,8 @@ class Scheduler:
         if node.dialect != "push":
             due_ns = now_ns + self._settings.silence_ns(node.dialect)
             self._silences.set("node", node.node_addr, due_ns)
+        self._moves.limits.greet(node)
+        self._moves.order_limits()
         strays = self._strays(node)
         # A node that only speaks REST joins once per video, and does not say which jobs it has.
         is_same = before is not None and before.session == node.session
@@ -271,6 +283,9 @@ class Scheduler:
     def _report(self, event: NodeReported) -> list[Instruction]:
         if event.node_addr not in self._nodes:
             return []
+        if event.refusals:
+            self._moves.limits.hear(event.node_addr, event.refusals)
+            self._moves.order_limits()
         changed = self._nodes.report(event)
         if changed is not None:
             self._tell_peers(changed[1], False, event.now_ns)
@@ -286,7 +301,7 @@ class Scheduler:
                 is_news = not case.suspended and case.version != self._nodes.version
                 if is_news:
                     self._moves.apply(Reconsider(now_ns, case.query_id, "service gone"))
-            elif has_moved and case.host != node.node_addr:
+            elif (has_moved and case.host != node.node_addr) or self._moves.is_misled(case):
                 self._moves.apply(PeerBack(now_ns, case.query_id, landing))
 
     def _feed(self, node: NodeInfo, now_ns: int) -> None:
@@ -306,6 +321,7 @@ class Scheduler:
         """Lose nodes, all of them before anything follows: one may be the host, one the peer."""
         for node_addr in lost:
             self._nodes.lose(node_addr)
+            self._moves.limits.lose(node_addr)
         for node_addr, reason in lost.items():
             for case in self._cases.hosted_by(node_addr):
                 self._moves.apply(HostLost(now_ns, case.query_id, reason))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from vdag.control.profile import Profile
 from vdag.control.scheduling.cases import Case, Cases
-from vdag.control.scheduling.events import QueryState
+from vdag.control.scheduling.events import PlanProposed, QueryState
 from vdag.control.scheduling.instructions import (
     AskPolicy,
     Instruction,
+    RecordDecision,
     RecordFault,
     RecordPlan,
     RecordState,
@@ -14,11 +18,14 @@ from vdag.control.scheduling.instructions import (
     StartJob,
     StopJob,
 )
+from vdag.control.scheduling.limits import LimitBook
+from vdag.control.scheduling.loads import Loads
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.placing import find_lost, move_lost, routes_of
 from vdag.control.scheduling.questions import question_about
 from vdag.control.scheduling.settings import SchedulerSettings
 from vdag.control.scheduling.timers import Timers
+from vdag.control.scheduling.view import LiveSurroundings
 from vdag.errors import PlanError
 from vdag.plan import Plan
 
@@ -36,23 +43,41 @@ class Steps:
     Args:
         cases: the queries.
         nodes: the live nodes.
+        loads: what the queries take of them.
         timers: of kind `period`, `answer`, `push` and `check`, keyed by query.
         settings: see there.
+        profile: what policies are told of tasks.
+
+    Attributes:
+        limits: what plans limit the nodes' tasks to.
     """
 
     def __init__(
-        self, cases: Cases, nodes: Nodes, timers: Timers, settings: SchedulerSettings
+        self,
+        cases: Cases,
+        nodes: Nodes,
+        loads: Loads,
+        timers: Timers,
+        settings: SchedulerSettings,
+        profile: Profile,
     ) -> None:
         self._cases = cases
         self._nodes = nodes
+        self._loads = loads
+        self._profile = profile
         self._timers = timers
         self._settings = settings
+        self.limits = LimitBook()
         self._out: list[Instruction] = []
 
     def drain(self) -> list[Instruction]:
         """Return the instructions since the last call."""
         out, self._out = self._out, []
         return out
+
+    def order_limits(self) -> None:
+        """Have nodes told what has changed of the limits."""
+        self._out += self.limits.drain()
 
     # Questions.
 
@@ -66,7 +91,8 @@ class Steps:
         case.is_fresh, case.version = False, self._nodes.version
         self._timers.cancel(("period", case.query_id))
         self._timers.set("answer", case.query_id, now_ns + self._settings.policy_timeout_ns)
-        question = question_about(case, self._nodes, cause)
+        around = LiveSurroundings(case, self._nodes, self._loads, self._profile)
+        question = question_about(case, around, cause, now_ns)
         self._out.append(AskPolicy(case.query_id, case.round, case.query.policy, question))
 
     def _go_on(self, case: Case, now_ns: int) -> None:
@@ -115,7 +141,10 @@ class Steps:
         case.next_number += 1
         case.is_fresh = False
         self._cases.place(case, numbered)
+        self._loads.update(case)
         self._out.append(RecordPlan(case.query_id, numbered, cause))
+        self.limits.update(case)
+        self.order_limits()
 
     def _start(self, case: Case, plan: Plan, now_ns: int) -> None:
         case.has_job = True
@@ -132,8 +161,24 @@ class Steps:
         gone = {lost} if lost else set()
         if before != case.routes:
             gone |= {*before.values()} - {node.landing for node in self._nodes.alive()}
-        self._out.append(SendPlan(case.host, case.query_id, plan, case.routes, tuple(sorted(gone))))
+        lost_ones = tuple(sorted(gone))
+        self._out.append(
+            SendPlan(case.host, case.query_id, plan, case.routes, lost_ones, case.query.constraint)
+        )
         self._set_push(case, now_ns)
+
+    def is_misled(self, case: Case) -> bool:
+        """Whether the host of a running job knows other landings than there are now.
+
+        A peer may have moved while another one did not offer its task, and no plan could be sent.
+        """
+        plan = case.plan
+        return (
+            case.has_job
+            and plan is not None
+            and not find_lost(case.query, plan, self._nodes)
+            and case.routes != routes_of(case.query, plan, self._nodes)
+        )
 
     def _take_up(self, case: Case, plan: Plan, now_ns: int) -> None:
         """Have the host, which is back, run the plan in force, if the other nodes are there."""
@@ -165,8 +210,15 @@ class Steps:
     def _finish(self, case: Case, state: QueryState, reason: str) -> None:
         self._cancel_timers(case)
         case.state, case.suspended, case.has_job, case.is_asked = state, False, False, False
+        self._release(case)
         self._cases.finish(case)
         self._record(case, reason)
+
+    def _release(self, case: Case) -> None:
+        """Give back what a query had of the nodes."""
+        self._loads.remove(case.query_id)
+        self.limits.remove(case.query_id)
+        self.order_limits()
 
     def _cancel_timers(self, case: Case) -> None:
         kinds = ("period", "answer", "push", "check")
@@ -174,6 +226,27 @@ class Steps:
 
     def _record(self, case: Case, reason: str = "") -> None:
         self._out.append(RecordState(case.query_id, case.state, reason, case.suspended))
+
+    def _note(self, case: Case, event: PlanProposed, is_change: bool) -> None:
+        """Keep what a policy wants to remember, and write down what it has decided."""
+        if isinstance(event.memory, Mapping):
+            case.memory = event.memory
+        told = event.explanation if isinstance(event.explanation, Mapping) else {}
+        if not (is_change or told):
+            return
+        assert case.plan is not None, "a plan is in force"
+        self._out.append(
+            RecordDecision(
+                case.query_id,
+                case.plan.number,
+                is_change,
+                case.cause,
+                case.query.policy,
+                event.now_ns / 1e9,
+                case.runtime,
+                told,
+            )
+        )
 
     def _fault(self, case: Case, what: str) -> None:
         # A policy chooses these words.

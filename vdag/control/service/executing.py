@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -141,8 +142,12 @@ class Executing:
         query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         form = replies.picture_form(query.get("pictures", way.pictures), is_binary=is_binary)
         timeout_s = self._timeout_s(query.get("deadline_s"))
+        model = self._model(reader.task, query.get("model_id"))
         async with self._room.hold(length, receive) as body:
             order = await self._read(reader, body, content_type, way.is_list)
+            if model is not None:
+                works = [replace(work, model=model) for work in order.works]
+                order = replace(order, works=works)
             answers = await self._execution.run_all(order.works, timeout_s)
 
         def write() -> bytes:
@@ -179,6 +184,17 @@ class Executing:
         if len(body) <= INLINE_NBYTES or content_type.startswith("image/"):
             return reader.read(body, content_type, is_list=is_list)
         return await self._execution.aside(lambda: reader.read(body, content_type, is_list=is_list))
+
+    def _model(self, task: str, text: str | None) -> int | None:
+        if text is None:
+            return None
+        known = self._staff.models(task)
+        for model in known:
+            if text == str(model):
+                return model
+        raise ConfigError(
+            f"model_id of {task} is {text[:80]!r}, expected of {', '.join(map(str, known))}"
+        )
 
     def _timeout_s(self, text: str | None) -> float:
         if text is None:

@@ -86,8 +86,8 @@ def compose(
         form: of pictures.
     """
     infos = [
-        _resource_info(answer, state, all_latency_s, place)
-        for answer, state in zip(answers, states, strict=True)
+        {**_resource_info(answer, state, all_latency_s, place), **_model(work)}
+        for work, answer, state in zip(order.works, answers, states, strict=True)
     ]
     contexts = [_outputs(answer.outputs, form) for answer in answers]
     body: dict[str, Any]
@@ -120,6 +120,11 @@ def _resource_info(
         "node_ip": place.address,
         "node_role": place.role,
     }
+
+
+def _model(work: Work) -> dict[str, int]:
+    """Return which model a piece of work asked for; without, each worker's own has done it."""
+    return {} if work.model is None else {"model_id": work.model}
 
 
 def _nothing(place: Place, all_latency_s: float) -> dict[str, Any]:

@@ -142,6 +142,7 @@ class Work:
         is_clip: the pictures are one clip, else there is one picture at most.
         faces: pictures that go with boxes; None if the task is given none.
         fields: the other inputs, as the task takes them.
+        model: which of the task's models; None for the one that each worker has loaded.
     """
 
     task: str
@@ -149,6 +150,7 @@ class Work:
     is_clip: bool = False
     faces: Sequence[Picture] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    model: int | None = None
 
     @property
     def pixels(self) -> int:

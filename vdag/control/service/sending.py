@@ -72,7 +72,7 @@ class Sender:
         self._job = f"service-{secrets.token_hex(4)}"
         self.stream = secrets.randbits(63)
         self._home = home_address(exchange.address, self._job)
-        self._routes: dict[str, tuple[Hop, ...]] = {}
+        self._routes: dict[tuple[str, int | None], tuple[Hop, ...]] = {}
         take = inside.find(exchange.address)
         if take is None:
             raise ChannelClosed(f"exchange {exchange.address} is not open in this process")
@@ -117,7 +117,7 @@ class Sender:
             )
             if reference is not None:
                 header = _with_slot(header, shape, reference)
-            if not self._take(self._encode(work.task, header, fields)):
+            if not self._take(self._encode(work, header, fields)):
                 raise Saturated("the exchange has too many messages to read")
         except BaseException:
             if reference is not None:
@@ -145,20 +145,21 @@ class Sender:
                 picture.write(out)
             return loan.commit(readers=1)
 
-    def _encode(self, task: str, header: native_header.Header, fields: dict[str, Any]) -> bytes:
+    def _encode(self, work: Work, header: native_header.Header, fields: dict[str, Any]) -> bytes:
         context = {REQUEST: fields} if fields else {}
-        descriptor = Descriptor(header, self._job, "", self._route(task), context)
+        route = self._route(work.task, work.model)
+        descriptor = Descriptor(header, self._job, "", route, context)
         try:
             return bytes(codec.encode(descriptor)[0])
         except FrameFormatError as err:
             raise PayloadTooLarge(f"what goes with the pictures is too large: {err}") from err
 
-    def _route(self, task: str) -> tuple[Hop, ...]:
-        route = self._routes.get(task)
+    def _route(self, task: str, model: int | None) -> tuple[Hop, ...]:
+        route = self._routes.get((task, model))
         if route is None:
             here, home = self._address, self._home
-            route = (Hop(REQUEST, here), Hop(task, here), Hop(HOME, home))
-            self._routes[task] = route
+            route = (Hop(REQUEST, here), Hop(task, here, model), Hop(HOME, home))
+            self._routes[task, model] = route
         return route
 
 

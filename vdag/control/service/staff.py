@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from vdag.control.limits import Limit, Limits
 from vdag.engines import zoo
 from vdag.errors import ConfigError, LimitsUnavailable, TransportError, VdagError
+from vdag.plan import ResourceLimit
 from vdag.tasks import TaskOptions
+from vdag.tasks.variants import variants as of_task
 
 if TYPE_CHECKING:
     from vdag.control.resources import Sampler
@@ -58,6 +60,8 @@ class Staff:
         sampler: measures their processes.
         limits: of their processes.
         options: task to how its workers are loaded, for every task of the node.
+        variants: task to what plans can choose among, by `model_id`, see `vdag.tasks.variants`;
+            None for all that its options allow.
         models: folder with model cards that callers may ask for by name; None for the zoo alone.
     """
 
@@ -69,14 +73,18 @@ class Staff:
         limits: Limits,
         *,
         options: Mapping[str, TaskOptions],
+        variants: Mapping[str, Mapping[int, TaskOptions]] | None = None,
         models: Path | None = None,
     ) -> None:
         self._exchange, self._pool, self._sampler, self._limits = exchange, pool, sampler, limits
         self._options = dict(options)
+        self._variants = variants or {task: of_task(task, options[task]) for task in options}
         self._models = models
         self._changes = threading.Lock()
         self._pids: dict[int, str] = {}
         self._applied: dict[int, Limit] = {}
+        self._own: dict[str, Limit] = {}  # limits that callers have set
+        self._planned: dict[str, ResourceLimit] = {}
         self._stats, self._counts = exchange.stats(), pool.counts()
         self._fault = ""
         self._is_closing = threading.Event()
@@ -93,6 +101,10 @@ class Staff:
     def tasks(self) -> tuple[str, ...]:
         """The tasks of the node, in the order of its configuration."""
         return tuple(self._options)
+
+    def models(self, task: str) -> tuple[int, ...]:
+        """Return the `model_id`s that plans can choose among for a task of the node."""
+        return tuple(self._variants[task])
 
     @property
     def fault(self) -> str:
@@ -143,7 +155,7 @@ class Staff:
             options = self._require(task)
             if context is not None:
                 options = choose_model(task, options, context, self._models)
-            self._pool.add(task, options)
+            self._pool.add(task, options, models=self._variants_like(task, options))
             try:
                 self._pool.wait_ready(task, START_TIMEOUT_S)
             except VdagError:
@@ -171,16 +183,37 @@ class Staff:
     def limit_task(self, task: str, limit: Limit) -> None:
         """Limit the workers of a task, those that are still to come as well.
 
+        Fields that are None stay as they are. A limit of plans holds beside it, see `plan_limit`.
+
         Raises:
             ConfigError: the node does not offer the task, or a value has no meaning.
             LimitsUnavailable: the machine does not allow it.
         """
         with self._changes:
             self._require(task)
-            before = self._limits.limit_of(task)
-            self._limits.limit_task(task, self.pids(task), limit)
-            if self._limits.limit_of(task) != before:
-                self._measure()
+            own = self._own.get(task, Limit()).merged(limit)
+            self._bind(task, own, self._planned.get(task))
+            self._own[task] = own
+
+    def plan_limit(self, task: str, limit: ResourceLimit | None) -> None:
+        """Limit the workers of a task as plans want it, None for not at all.
+
+        What callers of `limit_task` have set stays the most that there is, and is what binds as
+        soon as no plan does.
+
+        Raises:
+            ConfigError: as of `limit_task`.
+            LimitsUnavailable: likewise; what bound before still binds.
+        """
+        with self._changes:
+            if limit == self._planned.get(task):
+                return
+            self._require(task)
+            self._bind(task, self._own.get(task, Limit()), limit)
+            if limit is None:
+                del self._planned[task]
+            else:
+                self._planned[task] = limit
 
     def limit_process(self, task: str, pid: int, limit: Limit) -> None:
         """Limit one worker.
@@ -256,6 +289,28 @@ class Staff:
                 continue  # it has ended a moment ago
         self._applied = applied
 
+    def _bind(self, task: str, own: Limit, planned: ResourceLimit | None) -> None:
+        """Have the smaller of two limits bind the workers of a task."""
+        before, plan = self._limits.limit_of(task), planned or ResourceLimit()
+        cpu = _smaller(own.cpu_util_limit, plan.cpu_util_limit, before.cpu_util_limit)
+        memory = _smaller(own.mem_util_limit, plan.mem_util_limit, before.mem_util_limit)
+        both = replace(own, cpu_util_limit=cpu, mem_util_limit=memory)
+        self._limits.limit_task(task, self.pids(task), both)
+        if self._limits.limit_of(task) != before:
+            self._measure()
+
+    def _variants_like(self, task: str, options: TaskOptions) -> dict[int, TaskOptions]:
+        """Return what plans can choose among, on the device that a worker is for.
+
+        A plan's model is the same on every worker, whatever each of them was started with.
+        """
+        return {
+            model: replace(
+                each, device=options.device, engine=options.engine, threads=options.threads
+            )
+            for model, each in self._variants[task].items()
+        }
+
     def _require(self, task: str) -> TaskOptions:
         options = self._options.get(task)
         if options is None:
@@ -299,6 +354,13 @@ def choose_model(
         return replace(options, card=cards[name])
     known = sorted({choice.card.name for choice in choices.values()} | cards.keys())
     raise ConfigError(f"weights {name!r} are not here, expected one of {', '.join(known)}")
+
+
+def _smaller(own: float | None, planned: float, bound: float | None) -> float | None:
+    """Return the share to set, None for to leave it alone: nobody limits it, and nobody has."""
+    if own is None and planned == 1.0 and bound == 1.0:
+        return None
+    return min(1.0 if own is None else own, planned)
 
 
 def _share(value: float | None) -> float:

@@ -15,7 +15,7 @@ import msgspec
 
 from vdag.errors import ConfigError, ModelError
 
-__all__ = ["Card", "Crop", "Decode", "Input", "ModelChoice", "Output", "Profile"]
+__all__ = ["Agreement", "Card", "Crop", "Decode", "Input", "ModelChoice", "Output", "Profile"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -165,6 +165,23 @@ class Profile(_Part, frozen=True):
     width: tuple[int, int, int]
 
 
+class Agreement(_Part, frozen=True):
+    """How far another engine's outputs may be from those of ONNX Runtime on the CPU.
+
+    Attributes:
+        tolerance: per output, the largest difference, in its own unit; on top of 1 % of the value.
+        share: least share of an output's values that must be within it.
+        entry: for a model that lists its findings by falling score: the output that says which
+            each is; findings are then compared under that name, in whatever order they come.
+        score: the output with the scores of such a list.
+    """
+
+    tolerance: dict[str, float] = msgspec.field(default_factory=dict)
+    share: float = 1.0
+    entry: str = ""
+    score: str = ""
+
+
 class Quality(_Part, frozen=True):
     """Sentences on what was measured, on what, and with which result."""
 
@@ -197,6 +214,9 @@ class Card(_Part, frozen=True):
         outputs: its output tensors.
         crop: for a model that looks at faces.
         profiles: one for each `max_side`.
+        agreement: how far another engine may be off.
+        precision: what TensorRT computes in: "float16", "float32", or "model" as the file says,
+            for one that is quantised (Q/DQ).
         quality: what was measured.
         cost: what it takes.
         folder: where card and file are; set when it is loaded.
@@ -216,6 +236,8 @@ class Card(_Part, frozen=True):
     outputs: tuple[Output, ...] = ()
     crop: Crop | None = None
     profiles: tuple[Profile, ...] = ()
+    agreement: Agreement = Agreement()
+    precision: str = "float16"
     quality: Quality = Quality()
     cost: tuple[Cost, ...] = ()
     folder: str = ""

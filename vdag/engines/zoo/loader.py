@@ -32,6 +32,8 @@ CHOICES = {
     "decode.kind": ("binary", "blazeface", "centerface", "facemesh", "nanodet", "yolo"),
     "decode.layout": ("", "v5", "v8"),
 }
+#: What TensorRT may compute in.
+PRECISIONS = ("float16", "float32", "model")
 HASH = re.compile(r"[0-9a-f]{64}|")
 #: No card describes a larger picture, so that a typing error cannot ask for all memory.
 LARGEST_SIDE = 8192
@@ -93,6 +95,12 @@ def _problems(card: Card) -> Iterator[str]:
     for name, digest in digests:
         if not HASH.fullmatch(digest):
             yield f"{name} is {digest!r}, expected 64 hexadecimal digits"
+    if card.precision not in PRECISIONS:
+        yield f"precision is {card.precision!r}, expected one of {', '.join(PRECISIONS)}"
+    if not 0 <= card.agreement.share <= 1:
+        yield f"agreement.share is {card.agreement.share}, expected 0 to 1"
+    if bool(card.agreement.entry) != bool(card.agreement.score):
+        yield "agreement.entry and agreement.score belong together"
     if not 0 <= card.decode.threshold <= 1:
         yield f"decode.threshold is {card.decode.threshold}, expected 0 to 1"
     if not 0 <= card.decode.iou <= 1:

@@ -1,0 +1,95 @@
+"""`vdag records`: the revision of a database's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vdag.config.conf import Conf
+from vdag.errors import ConfigError, DependencyMissing
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+__all__ = ["records"]
+
+records = typer.Typer(
+    help="Bring a database's tables to another revision. Opening it does so by itself.",
+    no_args_is_help=True,
+)
+
+Database = Annotated[
+    str,
+    typer.Argument(
+        envvar="VDAG_DATABASE",
+        help="A .conf file with a section [database], a file of SQLite, or a URL of SQLAlchemy.",
+    ),
+]
+
+
+@records.command()
+def version(database: Database) -> None:
+    """Print which revision the tables are of, and which the newest is; 0 is no tables."""
+    with _opened(database) as engine:
+        from vdag.control.records import schema
+
+        with engine.connect() as connection:
+            print(f"{schema.revision_of(connection)} of {schema.HEAD}")
+
+
+@records.command()
+def upgrade(
+    database: Database,
+    revision: Annotated[int | None, typer.Option(help="Go no further than this one.")] = None,
+) -> None:
+    """Bring the tables to the newest revision."""
+    with _opened(database) as engine:
+        from vdag.control.records import schema
+
+        wanted = schema.HEAD if revision is None else revision
+        if not schema.BASE < wanted <= schema.HEAD:
+            raise ConfigError(f"revision {wanted} is not 1 to {schema.HEAD}")
+        before = schema.upgrade(engine, wanted)
+        print(f"{before} to {max(before, wanted)}")
+
+
+@records.command()
+def downgrade(
+    database: Database,
+    revision: Annotated[
+        int, typer.Option(help="Of before; 0 drops all tables.", prompt="Revision")
+    ],
+) -> None:
+    """Bring the tables to an older revision; what only newer ones have is deleted."""
+    with _opened(database) as engine:
+        from vdag.control.records import schema
+
+        print(f"{schema.downgrade(engine, revision)} to {revision}")
+
+
+@contextmanager
+def _opened(database: str) -> Iterator[Engine]:
+    """Yield an engine for a database that is there; an error of it is one of ours."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from vdag.control.records.opening import database_url, open_engine
+    except ImportError as err:
+        raise DependencyMissing(str(err.name), "serve") from err
+    place = database
+    if database.endswith(".conf"):
+        place = database_url(Conf(Path(database)).database())
+    if "://" not in place and not Path(place).is_file():
+        raise ConfigError(f"database {place} is no file")
+    engine = open_engine(place)
+    try:
+        yield engine
+    except SQLAlchemyError as err:
+        reason = str(getattr(err, "orig", None) or err).partition("\n")[0]
+        raise ConfigError(f"database cannot be read: {reason[:300]}") from err
+    finally:
+        engine.dispose()

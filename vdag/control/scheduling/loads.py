@@ -1,0 +1,134 @@
+"""`Loads`: what the queries in force take of the workers of each task on each node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vdag.control.profile import Profile
+from vdag.control.scheduling.cases import Case
+from vdag.control.scheduling.nodes import Nodes
+from vdag.control.scheduling.surroundings import NO_LOAD, TaskLoad
+
+__all__ = ["Loads"]
+
+#: Workers that one query may claim of a task: what is more is no measurement.
+MOST = 1e3
+#: Of a task that nobody has measured anywhere.
+UNKNOWN_S = 0.05
+
+
+class Loads:
+    """Worker-seconds per second, by node and task; O(tasks of the query) for each change.
+
+    A query takes its plan's frames per second times the seconds of a frame: those that its job has
+    measured under the plan, before that those of the profile.
+
+    Args:
+        nodes: the live nodes.
+        profile: what tasks cost.
+    """
+
+    def __init__(self, nodes: Nodes, profile: Profile) -> None:
+        self._nodes, self._profile = nodes, profile
+        #: Query to (node, task) to what it takes.
+        self._claims: dict[str, dict[tuple[str, str], float]] = {}
+        self._busy: dict[tuple[str, str], float] = {}
+        self._queries: dict[tuple[str, str], int] = {}
+        self._node_busy: dict[str, float] = {}
+
+    def update(self, case: Case) -> None:
+        """Count anew what a query takes: its plan or its runtime has changed."""
+        self.remove(case.query_id)
+        if case.plan is None or case.state.is_final or case.suspended:
+            return
+        claims = self._claims[case.query_id] = {
+            (placement.node_addr, task): self._claim(case, task)
+            for task, placement in case.plan.flow_mapping.items()
+        }
+        for place, busy in claims.items():
+            self._add(place, busy, 1)
+
+    def remove(self, query_id: str) -> None:
+        """Count a query no longer."""
+        for place, busy in self._claims.pop(query_id, {}).items():
+            self._add(place, -busy, -1)
+
+    def of_others(self, query_id: str, node_addr: str, task: str) -> TaskLoad:
+        """Return what all queries but one take of a task on a node."""
+        place = (node_addr, task)
+        queries = self._queries.get(place, 0)
+        own = self._claims.get(query_id, {}).get(place)
+        if own is None:
+            return TaskLoad(queries, self._busy.get(place, 0.0)) if queries else NO_LOAD
+        return TaskLoad(queries - 1, max(self._busy[place] - own, 0.0)) if queries > 1 else NO_LOAD
+
+    def total(self, node_addr: str, task: str) -> TaskLoad:
+        """Return what all queries take of a task on a node."""
+        place = (node_addr, task)
+        return TaskLoad(self._queries.get(place, 0), self._busy.get(place, 0.0))
+
+    def node_busy(self, query_id: str, node_addr: str) -> float:
+        """Return what all queries but one take of a node, tasks together."""
+        own = sum(
+            busy for (name, _), busy in self._claims.get(query_id, {}).items() if name == node_addr
+        )
+        return max(self._node_busy.get(node_addr, 0.0) - own, 0.0)
+
+    def by_node(self, query_id: str) -> dict[str, dict[str, TaskLoad]]:
+        """Return all that others take, by node and task; O(places)."""
+        found: dict[str, dict[str, TaskLoad]] = {}
+        for node_addr, task in self._queries:
+            load = self.of_others(query_id, node_addr, task)
+            if load.queries:
+                found.setdefault(node_addr, {})[task] = load
+        return found
+
+    def _claim(self, case: Case, task: str) -> float:
+        assert case.plan is not None, "only a plan claims anything"
+        fps = case.plan.video_conf.fps
+        seconds = _measured(case.runtime, task) if case.is_measured else None
+        if seconds is None:
+            seconds = self._expected(case, task)
+        return min(fps * seconds, MOST)
+
+    def _expected(self, case: Case, task: str) -> float:
+        assert case.plan is not None, "only a plan claims anything"
+        placement = case.plan.flow_mapping[task]
+        node = self._nodes.get(placement.node_addr)
+        cost = None
+        if node is not None:
+            resolution = case.plan.video_conf.resolution
+            cost = self._profile.cost(task, placement.model_id, resolution, node)
+        if cost is None:
+            return UNKNOWN_S
+        objects = _number(case.runtime.get("obj_n")) or 0.0
+        return cost.compute_s + cost.per_object_s * objects
+
+    def _add(self, place: tuple[str, str], busy: float, queries: int) -> None:
+        node_addr = place[0]
+        left = self._queries.get(place, 0) + queries
+        if left:
+            self._queries[place] = left
+            self._busy[place] = self._busy.get(place, 0.0) + busy
+        else:
+            del self._queries[place]
+            self._busy.pop(place, None)  # with what rounding has left of it
+        self._node_busy[node_addr] = self._node_busy.get(node_addr, 0.0) + busy
+        if self._node_busy[node_addr] < 1e-9:
+            del self._node_busy[node_addr]
+        self._nodes.set_taken(node_addr, place[1], self.total(*place))
+
+
+def _measured(runtime: Mapping[str, Any], task: str) -> float | None:
+    result = runtime.get("plan_result")
+    delays = result.get("process_delay") if isinstance(result, Mapping) else None
+    return _number(delays.get(task)) if isinstance(delays, Mapping) else None
+
+
+def _number(value: Any) -> float | None:
+    """Return a measurement as it can be used, None if it is none: it comes from a node."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None

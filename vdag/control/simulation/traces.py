@@ -1,0 +1,172 @@
+"""`Trace`: a query as it was seen to run.
+
+`vdag record` writes one; `retracing` makes a scenario of it. What it cannot know is assumed there:
+that a node has the cores its workers keep busy, and that links have the rate and the latency that
+explain best how long frames were under way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from vdag.control.simulation.reading import reworded
+from vdag.errors import ConfigError, PlanError
+from vdag.plan import Plan
+
+__all__ = [
+    "Parts",
+    "Trace",
+    "TraceFrame",
+    "TracePlan",
+    "TraceRuntime",
+    "TraceStates",
+    "read_trace",
+    "write_trace",
+]
+
+MAX_NBYTES = 512 << 20
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class Parts(msgspec.Struct, frozen=True):
+    """Where the time of a frame at one task went, in seconds, and which worker it was."""
+
+    transfer: Seconds
+    queue: Seconds
+    compute: Seconds
+    pid: int = 0
+
+
+class TraceFrame(msgspec.Struct, frozen=True):
+    """A result.
+
+    Attributes:
+        at_s: when it was heard of, seconds after the trace's beginning.
+        seq: number among the frames taken.
+        plan: number of the plan that it was made under.
+        delay: seconds from its capture.
+        obj_n: objects in it; None for not told.
+        obj_size: their mean area in the frame, px^2.
+        tasks: task to its parts.
+    """
+
+    at_s: Seconds
+    seq: int
+    plan: int
+    delay: Seconds
+    obj_n: float | None = None
+    obj_size: float | None = None
+    tasks: dict[str, Parts] = {}
+
+
+class TracePlan(msgspec.Struct, frozen=True):
+    """A plan, from a moment on."""
+
+    at_s: Seconds
+    number: int
+    video_conf: dict[str, Any]
+    flow_mapping: dict[str, dict[str, Any]]
+
+
+class TraceRuntime(msgspec.Struct, frozen=True):
+    """The run-time context of a moment."""
+
+    at_s: Seconds
+    runtime: dict[str, Any]
+
+
+class TraceStates(msgspec.Struct, frozen=True):
+    """The nodes that were there at a moment."""
+
+    at_s: Seconds
+    nodes: tuple[str, ...]
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A query as it ran.
+
+    Attributes:
+        version: of this form.
+        query_id: of it.
+        policy: who planned.
+        node_addr: the node that owns the video.
+        dag: the documents' graph.
+        constraint: the user's own words.
+        duration_s: of the recording.
+        plans: by rising time, the one in force at the beginning first.
+        frames: in the order in which they were heard of.
+        runtimes: every second or so.
+        states: likewise.
+    """
+
+    version: int = 1
+    query_id: str
+    policy: str = ""
+    node_addr: str
+    dag: dict[str, Any]
+    constraint: dict[str, Any] = {}
+    duration_s: Seconds
+    plans: tuple[TracePlan, ...]
+    frames: tuple[TraceFrame, ...]
+    runtimes: tuple[TraceRuntime, ...] = ()
+    states: tuple[TraceStates, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Its tasks, in their order."""
+        return tuple(self.dag.get("flow", ()))
+
+    def confs(self) -> dict[int, Plan]:
+        """Return number to plan.
+
+        Raises:
+            ConfigError: one of them is no plan.
+        """
+        try:
+            return {
+                plan.number: Plan.from_documents(
+                    self.tasks, plan.video_conf, plan.flow_mapping, number=plan.number
+                )
+                for plan in self.plans
+            }
+        except PlanError as err:
+            raise ConfigError(f"trace of {self.query_id}: {err}") from err
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace.
+
+    Raises:
+        ConfigError: the file cannot be read, is none, or has no plan or no frame.
+    """
+    try:
+        if path.stat().st_size > MAX_NBYTES:
+            raise ConfigError(f"{path} exceeds {MAX_NBYTES} bytes")
+        trace = msgspec.json.decode(path.read_bytes(), type=Trace)
+    except OSError as err:
+        raise ConfigError(f"cannot read {path}: {err.strerror}") from err
+    except msgspec.ValidationError as err:
+        raise ConfigError(f"{path}: {reworded(str(err))}") from err
+    except msgspec.DecodeError as err:
+        raise ConfigError(f"{path} is not JSON: {err}") from err
+    if trace.version != 1:
+        raise ConfigError(f"{path}: version {trace.version} is unknown, expected 1")
+    if not trace.plans or not trace.frames or not trace.tasks:
+        raise ConfigError(f"{path} has {len(trace.plans)} plans and {len(trace.frames)} frames")
+    return trace
+
+
+def write_trace(trace: Trace, path: Path) -> None:
+    """Write a trace as JSON.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        path.write_bytes(msgspec.json.encode(trace) + b"\n")
+    except OSError as err:
+        raise ConfigError(f"cannot write {path}: {err.strerror}") from err
