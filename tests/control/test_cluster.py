@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from channel_kit import TASK, view
 from hypothesis import given
@@ -25,7 +27,7 @@ from vdag.control.controller.membership import Membership, ip_of
 from vdag.errors import ConfigError
 
 MINE = view(address="10.0.0.7")
-OTHER = view("cloud", address="10.0.0.8", node_addr="10.0.0.8:5001")
+OTHER = replace(view("cloud", address="10.0.0.8"), node_addr="10.0.0.8:5001")
 SESSION = "0123456789abcdef"
 
 

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+#: Errors.
+LOGGED_SEVERITY = 3
 
 #: Is no array, so that None among the inputs is not taken for one that is bound.
 _UNBOUND = object()
@@ -279,6 +281,8 @@ def open_cuda(
     # Exhaustive search, the default, tries every convolution for seconds at every new shape.
     options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
     _preload(ort)
+    # Warnings of the library as a whole: two for every session on CUDA that mean nothing here.
+    ort.set_default_logger_severity(LOGGED_SEVERITY)
     if stream is not None:
         options["user_compute_stream"] = str(stream)
     try:
