@@ -56,6 +56,23 @@ def test_the_frame_that_is_being_encoded_is_not_superseded():
     assert departures.waiting == 2
 
 
+@pytest.mark.parametrize("streams", [5, 12, 40])
+def test_of_more_streams_than_there_is_room_for_each_gets_its_turns(streams):
+    departures, turns, rounds, number = Departures("latest", 4, 5.0), Counter(), 400, 0
+    for seq in range(rounds):
+        for stream in range(streams):  # cameras in phase: always in this order
+            departures.offer(parcel(seq, stream))
+        for _ in range(3):  # fewer than wait
+            taken = departures.take()
+            assert taken is not None
+            turns[taken.head.header.stream] += 1
+            number += 1
+            departures.sent(number, seq, 4)
+    fair = rounds * 3 / streams
+    assert len(turns) == streams
+    assert fair * 0.8 <= min(turns.values()) <= max(turns.values()) <= fair * 1.2 + 2
+
+
 def test_a_receipt_of_a_later_number_says_that_the_earlier_ones_are_lost():
     departures = Departures("block", 4, 5.0)
     for seq in range(4):

@@ -10,6 +10,7 @@ import typer
 
 from vdag import __version__
 from vdag.cli.collector import collector
+from vdag.cli.database import database
 from vdag.cli.doctor import doctor
 from vdag.cli.engines import engines
 from vdag.cli.explain import explain
@@ -19,7 +20,6 @@ from vdag.cli.packages import packages
 from vdag.cli.profile import profile
 from vdag.cli.queries import plan, queries, results, stop, submit
 from vdag.cli.record import record
-from vdag.cli.records import records
 from vdag.cli.run import INTERRUPTED, run
 from vdag.cli.simulate import simulate
 from vdag.cli.tasks import tasks
@@ -46,7 +46,7 @@ app.command()(simulate)
 app.command()(record)
 app.add_typer(keys, name="keys")
 app.add_typer(engines, name="engine")
-app.add_typer(records, name="records")
+app.add_typer(database, name="database")
 app.add_typer(profile, name="profile")
 
 

@@ -24,7 +24,7 @@ __all__ = ["simulate"]
 
 MODES = ("auto", "frames", "fluid")
 #: The policy of queries that name none.
-DEFAULT_POLICIES = ["golden"]
+DEFAULT_POLICIES = ["predictive"]
 
 
 def simulate(

@@ -227,7 +227,7 @@ class CloudConfig(DoorConfig):
     max_bodies_nbytes: int = 256 << 20
     max_streams: int = 256
     channel: str = "tcp://127.0.0.1:5010"
-    policy: str = "golden"
+    policy: str = "predictive"
     policies: tuple[str, ...] = ()
     period_s: float = 2.0
     node_timeout_s: float = 2.5

@@ -17,6 +17,8 @@ from vdag import _native as native
 from vdag import engines
 from vdag.engines import zoo
 from vdag.engines.base import EngineSpec
+from vdag.engines.gpu.engine import PictureEngine
+from vdag.engines.gpu.pictures import Preparation
 from vdag.errors import ConfigError, ModelError
 from vdag.frame import UInt8Image
 from vdag.tasks.base import TaskOptions
@@ -157,15 +159,24 @@ class Model:
                 yield size, indices[start : start + self.max_batch]
 
     def _run(self, pictures: Sequence[UInt8Image], size: tuple[int, int]) -> Iterator[Found]:
-        width, height = size
-        name = self.card.input.name
-        tensor = self._engine.buffer(name, (len(pictures), 3, height, width))
-        placements = native.preprocess.fill_batch(
-            pictures, tensor, self._norm, mode=self._mode, threads=self._threads
-        )
-        outputs = self._engine.infer({name: tensor})
+        outputs, placements = self._infer(pictures, size)
         for index, placement in enumerate(placements):
             item = {
                 output: np.ascontiguousarray(values[index]) for output, values in outputs.items()
             }
             yield Found(item, placement, size)
+
+    def _infer(
+        self, pictures: Sequence[UInt8Image], size: tuple[int, int]
+    ) -> tuple[dict[str, NDArray[Any]], list[native.Placement]]:
+        """Run the model: a GPU makes the tensor itself, of the pictures' bytes."""
+        name = self.card.input.name
+        if getattr(self._engine, "takes_pictures", False):
+            engine = cast(PictureEngine, self._engine)
+            return engine.infer_pictures(pictures, Preparation(name, size, self._norm, self._mode))
+        width, height = size
+        tensor = self._engine.buffer(name, (len(pictures), 3, height, width))
+        placements = native.preprocess.fill_batch(
+            pictures, tensor, self._norm, mode=self._mode, threads=self._threads
+        )
+        return self._engine.infer({name: tensor}), placements

@@ -41,6 +41,8 @@ Policy = Literal["latest", "block"]
 Reason = Literal["superseded", "full", "encoder", "link", "closed"]
 #: Most frames that wait, and that travel; a landing holds more messages of each edge.
 MAX_DEPTH = 16
+#: Streams of which it is remembered when a frame of theirs was last taken.
+MAX_STREAMS = 1_024
 #: Numbers of lost frames that are remembered, to notice those that come late.
 MAX_LOST = 4_096
 
@@ -142,8 +144,10 @@ class Departures:
     """See above; the caller holds a lock where several threads use it.
 
     Args:
-        policy: `latest`: a frame replaces the one of its stream, for the same task, that waits.
-            `block`: frames wait in line, and nothing is taken when `depth` of them do.
+        policy: `latest`: a frame replaces the one of its stream, for the same task, that waits. If
+            more streams than `depth` have one, that frame goes whose stream had its turn last, so
+            that all of them get turns. `block`: frames wait in line, and nothing is taken when
+            `depth` of them do.
         depth: most frames that wait, 1 to `MAX_DEPTH`.
         confirm_timeout_s: a frame without a receipt for so long is given up.
     """
@@ -160,6 +164,9 @@ class Departures:
         self._timeout_ns = int(confirm_timeout_s * 1e9)
         self._waiting: OrderedDict[Hashable, Parcel] = OrderedDict()
         self._loading: Parcel | None = None
+        #: Of streams, the number of their last turn, in that order.
+        self._turns: OrderedDict[Hashable, int] = OrderedDict()
+        self._turn = 0
         self._travelling: OrderedDict[int, Trip] = OrderedDict()
         self._lost: OrderedDict[int, None] = OrderedDict()
         self._accepted = self._arrived = self._late = 0
@@ -190,16 +197,26 @@ class Departures:
         if len(self._waiting) >= self._depth:
             if self._policy == "block":
                 return None
-            drops.append(self._drop(self._waiting.popitem(last=False)[1], "full"))
+            # If none of them had a turn it is the newcomer: those that wait have theirs first.
+            victim = max((key, *self._waiting), key=self._turn_of)
+            if victim == key:
+                self._accepted += 1
+                return [self._drop(parcel, "full")]
+            drops.append(self._drop(self._waiting.pop(victim), "full"))
         self._accepted += 1
         self._waiting[key] = parcel
         return drops
 
     def take(self) -> Parcel | None:
-        """Take the next frame, to encode it; then comes `sent` or `fail`."""
+        """Take the next frame, to encode it; then comes `sent` or `fail`.
+
+        It is the one that waits longest, of a stream whose last turn was longest ago.
+        """
         assert self._loading is None
         if self._waiting:
-            self._loading = self._waiting.popitem(last=False)[1]
+            key = min(self._waiting, key=self._turn_of)
+            self._loading = self._waiting.pop(key)
+            self._note_turn(key)
         return self._loading
 
     def sent(self, number: int, now_ns: int, window: int) -> None:
@@ -270,6 +287,17 @@ class Departures:
             return id(parcel)  # nothing replaces it: what was found in a frame is not repeated
         task = head.here.task if head.here is not None else ""
         return head.job, head.header.stream, task
+
+    def _note_turn(self, key: Hashable) -> None:
+        if isinstance(key, tuple):  # of a stream
+            self._turn += 1
+            self._turns.pop(key, None)
+            self._turns[key] = self._turn
+            if len(self._turns) > MAX_STREAMS:
+                self._turns.popitem(last=False)
+
+    def _turn_of(self, key: Hashable) -> int:
+        return self._turns.get(key, 0)
 
     def _due_ns(self) -> int:
         return next(iter(self._travelling.values())).sent_ns + self._timeout_ns

@@ -1,4 +1,4 @@
-"""`vdag collector` and `vdag records` as they are typed."""
+"""`vdag collector` and `vdag database` as they are typed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_it_records_by_the_documented_conf_and_ends_by_a_signal(nodes, database,
             process.kill()
     assert process.returncode == 0, rest
     assert "Traceback" not in rest
-    shown = run("records", "version", conf)
+    shown = run("database", "version", conf)
     assert (shown.returncode, shown.stdout) == (0, f"{schema.HEAD} of {schema.HEAD}\n")
 
 
@@ -136,7 +136,7 @@ def test_tables_are_brought_to_revisions_by_command(tmp_path: Path):
         (("upgrade", path, "--revision", "2"), "1 to 2\n"),
         (("upgrade", path), f"2 to {head}\n"),
     ]:
-        found = run("records", *arguments)
+        found = run("database", *arguments)
         assert (found.returncode, found.stdout, found.stderr) == (0, said, "")
 
 
@@ -154,6 +154,6 @@ def test_tables_are_brought_to_revisions_by_command(tmp_path: Path):
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path, arguments, error):
     path = tmp_path / "records.sqlite"
     Store(path).close()
-    found = run("records", *(word.format(path=path) for word in arguments))
+    found = run("database", *(word.format(path=path) for word in arguments))
     assert found.returncode == 2
     assert found.stderr == f"vdag: {error.format(head=schema.HEAD)}\n"

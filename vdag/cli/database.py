@@ -1,4 +1,4 @@
-"""`vdag records`: the revision of a database's tables."""
+"""`vdag database`: the revision of a database's tables."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from vdag.errors import ConfigError, DependencyMissing
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["records"]
+__all__ = ["database"]
 
-records = typer.Typer(
+database = typer.Typer(
     help="Bring a database's tables to another revision. Opening it does so by itself.",
     no_args_is_help=True,
 )
 
-Database = Annotated[
+Place = Annotated[
     str,
     typer.Argument(
+        metavar="DATABASE",
         envvar="VDAG_DATABASE",
         help="A .conf file with a section [database], a file of SQLite, or a URL of SQLAlchemy.",
     ),
 ]
 
 
-@records.command()
-def version(database: Database) -> None:
+@database.command()
+def version(place: Place) -> None:
     """Print which revision the tables are of, and which the newest is; 0 is no tables."""
-    with _opened(database) as engine:
+    with _opened(place) as engine:
         from vdag.control.records import schema
 
         with engine.connect() as connection:
             print(f"{schema.revision_of(connection)} of {schema.HEAD}")
 
 
-@records.command()
+@database.command()
 def upgrade(
-    database: Database,
+    place: Place,
     revision: Annotated[int | None, typer.Option(help="Go no further than this one.")] = None,
 ) -> None:
     """Bring the tables to the newest revision."""
-    with _opened(database) as engine:
+    with _opened(place) as engine:
         from vdag.control.records import schema
 
         wanted = schema.HEAD if revision is None else revision
@@ -57,15 +58,15 @@ def upgrade(
         print(f"{before} to {max(before, wanted)}")
 
 
-@records.command()
+@database.command()
 def downgrade(
-    database: Database,
+    place: Place,
     revision: Annotated[
         int, typer.Option(help="Of before; 0 drops all tables.", prompt="Revision")
     ],
 ) -> None:
     """Bring the tables to an older revision; what only newer ones have is deleted."""
-    with _opened(database) as engine:
+    with _opened(place) as engine:
         from vdag.control.records import schema
 
         print(f"{schema.downgrade(engine, revision)} to {revision}")
