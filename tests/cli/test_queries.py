@@ -52,6 +52,7 @@ port = 0
 live_port = 0
 channel = "tcp://127.0.0.1:0"
 period_s = 0.1
+policy = "golden"
 policies = ["{policy}"]
 """
 
@@ -142,7 +143,7 @@ def test_queries_are_listed_with_what_is_wanted_of_them(ask: Vdag, over, submit,
     assert listed == [
         ["query", "state", "video", "tasks", "constraint", "policy", "plan"],
         [over, "ended: the video is over", f"{address}/1", "brightness",
-         "delay 0.5, accuracy 0.9", "predictive", "1"],
+         "delay 0.5, accuracy 0.9", "golden", "1"],
         [running, *listed[2][1:2], f"{address}/0", "brightness", *listed[2][4:]],
     ]  # fmt: skip
     assert [row[0] for row in rows(ask("queries", "--live"))] == ["query", running]

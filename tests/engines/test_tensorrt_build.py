@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import psutil
 import pytest
+from gpu_kit import builders
 from onnx import TensorProto, helper
 
 from vdag import _native as native
@@ -245,7 +246,7 @@ def test_a_process_builds_into_the_cache(relu: BuildOrder, tmp_path: Path):
     run_build(relu, cache, progress=lambda part, phase: seen.append((part, phase)))
     assert cache.load(relu)
     assert seen[-1][0] == 1
-    assert psutil.Process().children() == []
+    assert builders() == []
 
 
 def test_a_build_that_fails_says_why(relu: BuildOrder, tmp_path: Path):
@@ -267,7 +268,7 @@ def test_a_build_beyond_its_limits_is_ended(
 ):
     with pytest.raises(EngineBuildError, match=reason):
         run_build(relu, EngineCache(tmp_path / "engines"), limits=limits)
-    assert psutil.Process().children() == []
+    assert builders() == []
 
 
 def test_a_build_is_ended_when_it_is_not_wanted_any_more(relu: BuildOrder, tmp_path: Path):
@@ -281,7 +282,7 @@ def test_a_killed_builder_is_reported(relu: BuildOrder, tmp_path: Path):
     cache = EngineCache(tmp_path / "engines")
 
     def kill(part: float, phase: str) -> None:
-        for child in psutil.Process().children():
+        for child in builders():
             child.kill()
 
     with (

@@ -15,7 +15,6 @@ from typing import Any
 
 import gpu_kit
 import numpy as np
-import psutil
 import pytest
 
 from vdag import _native as native
@@ -68,7 +67,7 @@ def open_engine(platform: gpu_kit.HostPlatform, built: EngineCache) -> Iterator[
     for engine in opened:
         engine.close()
     assert platform.host.allocated == {}
-    assert psutil.Process().children() == []
+    assert gpu_kit.builders() == []
 
 
 def inputs_of(seed: int, batch: int = 2) -> dict[str, np.ndarray]:
@@ -334,7 +333,7 @@ def test_closing_ends_a_build(open_engine: Open, tmp_path: Path):
     engine.infer(inputs_of(0))
     engine.close()
     engine.close()
-    assert psutil.Process().children() == []
+    assert gpu_kit.builders() == []
     with pytest.raises(EngineError, match="blazeface is closed"):
         engine.infer(inputs_of(0))
 

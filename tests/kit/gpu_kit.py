@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import psutil
 from numpy.typing import NDArray
 
 from vdag.engines.base import Engine, EngineSpec, TensorSpec
@@ -31,6 +32,20 @@ from vdag.engines.onnx import OnnxEngine, tensor
 from vdag.engines.tensorrt import flavour
 from vdag.engines.tensorrt.builder import Target
 from vdag.errors import EngineError
+
+#: Of the process that builds an engine.
+BUILDER = "vdag.engines.tensorrt.build_process"
+
+
+def builders() -> list[psutil.Process]:
+    """Return the processes of this one that build engines; other tests may have children too."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() == psutil.STATUS_ZOMBIE or BUILDER in child.cmdline():
+                found.append(child)
+    return found
+
 
 #: What the file takes from CUDA, for a CPU: the two kernels are called thread by thread.
 PRELUDE = """
