@@ -9,7 +9,7 @@ import pytest
 from database_kit import KINDS, Servers
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # others look at what processes there are
 def servers() -> Iterator[Servers]:
     servers = Servers()
     yield servers
