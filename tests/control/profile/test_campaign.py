@@ -138,10 +138,10 @@ def test_a_task_that_finds_too_little_has_no_accuracy(tmp_path: Path, bikes: Pat
 def test_an_interrupted_measurement_goes_on_where_it_was(
     carphone: Path, tmp_path: Path, vdag_profile
 ):
-    out = tmp_path / "profile.json"
+    out, frames = tmp_path / "profile.json", 120  # the last cell takes a while, to be interrupted
     arguments = (
         "--task", "face_detection", "--model", "2", "--resolution", "360p,480p",
-        "--video", carphone, "--frames", FRAMES, "--out", out,
+        "--video", carphone, "--frames", frames, "--out", out,
     )  # fmt: skip
     with subprocess.Popen(
         command(*arguments), env=environment(), stderr=subprocess.PIPE, text=True
@@ -159,10 +159,10 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
     assert "face_detection-2-360p.json" in before
     assert Profile.load(out).cost("face_detection", 2, "360p", NODE) is not None
 
-    refused = vdag_profile(*arguments[:-4], "--frames", FRAMES + 1, "--out", out, "--resume")
+    refused = vdag_profile(*arguments[:-4], "--frames", frames + 1, "--out", out, "--resume")
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"vdag: {cells} has cells of another measurement: frames was {FRAMES}, is {FRAMES + 1}\n"
+        f"vdag: {cells} has cells of another measurement: frames was {frames}, is {frames + 1}\n"
     )
     assert {path.name: path.stat().st_mtime_ns for path in cells.iterdir()} == before
 
