@@ -13,6 +13,10 @@ It writes `OUT/gpu.json` and `OUT/gpu.txt`. The parts are
     endings    engines opened and closed again and again, with the time to the first result
     rates      frames per second and delays, beside ONNX Runtime used plainly
     overlap    copies beside compute
+    workers    a worker process with page-locked slots and two batches at work, and without
+    jpeg       files decoded by nvJPEG, against libjpeg-turbo
+    batches    what batches take: time, and memory of the device
+    quiet      engines write nothing to standard error
 
 A part that fails is reported, and the others go on; the exit status is then 1.
 
@@ -36,6 +40,7 @@ from typing import Any
 
 import gpu_parts
 import gpu_rates
+import gpu_workers
 from gpu_parts import Report
 
 PARTS: dict[str, Callable[[Report], None]] = {
@@ -46,6 +51,10 @@ PARTS: dict[str, Callable[[Report], None]] = {
     "endings": gpu_rates.endings,
     "rates": gpu_rates.rates,
     "overlap": gpu_rates.overlap,
+    "workers": gpu_workers.workers,
+    "jpeg": gpu_workers.jpeg,
+    "batches": gpu_workers.batches,
+    "quiet": gpu_workers.quiet,
 }
 
 

@@ -42,7 +42,7 @@ class Plain(NamedTuple):
     magic: bytes = b"VDAG"
     version: int = 1
     header_nbytes: int = LAYOUT.size
-    flags: int = 0
+    link_nbytes: int = 0
     kind: int = 0
     dtype: int = 0
     ndim: int = 0

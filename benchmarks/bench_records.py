@@ -10,6 +10,11 @@ one INSERT per row of the same JSON, read by `json`, without HTTP. Making the JS
 sides.
 
 20,000 events in 200 ms are 100,000 a second.
+
+`records.pipeline_<task>`: frames per second of a job whose every frame is recorded, against the
+same job with `edge.events` off; all else is the same and goes on, and the controller with its
+records is another process of this machine. `nothing` looks at no pixel: what is left is the way of
+a frame, so that is the most that recording can cost. Its ratio is to be 0.98 or more.
 """
 
 from __future__ import annotations
@@ -17,21 +22,52 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from comparison import paired
 from sqlalchemy import Engine
 
+from vdag.config import VideoConfig
 from vdag.config.conf import DatabaseConf
+from vdag.control.agent import Agent, Profile
+from vdag.control.agent.courier import Courier
+from vdag.control.agent.framebook import FrameBook
+from vdag.control.agent.notebook import Notebook
+from vdag.control.cluster import NodeView
 from vdag.control.collector import Collector, CollectorConf
-from vdag.control.records import EVENTS, NodeRecord, Packet, Report, Store
+from vdag.control.controller import Controller, ControllerSettings
+from vdag.control.controller.membership import draw_session
+from vdag.control.jobs import JobManager
+from vdag.control.jobs.run import Site
+from vdag.control.records import (
+    EVENTS,
+    Handler,
+    NewSession,
+    NodeRecord,
+    Packet,
+    Report,
+    Store,
+)
 from vdag.control.records.opening import open_database
+from vdag.control.scheduling.events import QueryState
+from vdag.graph import Graph
+from vdag.plan import Constraint, Placement, Plan, VideoConf
+from vdag.tasks import base
+from vdag.tasks.modules import load_module
+from vdag.transport.exchange import Exchange
+from vdag.workers import WorkerPool
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "kit"))
 
@@ -181,3 +217,155 @@ def bench_collector(compare, tmp_path: Path) -> None:
         thread.join(WAIT_S)
         assert collector.store.log.stats().rows % (REPORTS * ROWS) == 0
     engine.dispose()
+
+
+# What recording costs a pipeline.
+
+ADDR = "127.0.0.1:5001"
+PIPELINE_ROUNDS, SESSIONS = 11, 64
+#: Frames of a job: two or three seconds of it.
+FRAMES = {"nothing": 3000, "face_detection": 150}
+WIDTH, HEIGHT = 320, 240
+EVENTS_PER_FRAME = 6
+PLAN = VideoConf("native", 1000.0, "JPEG")
+TASKS = """
+import vdag
+
+@vdag.task(outputs=["size"])
+def nothing(image):
+    return {"size": image.shape[0]}
+"""
+
+
+def keep_records(folder: str, task: str) -> None:
+    """The controller, in a process of its own: says where it is, and at last what it has."""
+    with (
+        Store(Path(folder) / "records.db") as store,
+        Controller(store, ControllerSettings("tcp://127.0.0.1:0")) as controller,
+    ):
+        handlers = [Handler(0, "source"), Handler(1, task), Handler(2, "sink")]
+        for number in range(1, SESSIONS + 1):
+            store.journal.open(NewSession(f"GLOBAL_ID_{number}", task, handlers, number))
+        print(controller.channel, flush=True)
+        sys.stdin.read()
+        print(store.log.stats().rows, flush=True)
+
+
+@contextmanager
+def controller_of(folder: Path, task: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run a controller; yield its address, and it."""
+    command = [sys.executable, __file__, str(folder), task]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), process
+        process.kill()
+
+
+class Edge:
+    """A node whose jobs run over a video as fast as they can, recorded or not."""
+
+    def __init__(self, folder: Path, channel: str, video: Path, task: str) -> None:
+        self._task, self._numbers = task, itertools.count(1)
+        with ExitStack() as stack:
+            exchange = stack.enter_context(
+                Exchange(folder / "x", classes=[(WIDTH * HEIGHT * 3, 32)])
+            )
+            tasks = folder / "nothing_tasks.py"
+            tasks.write_text(TASKS)
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(base, "_registry", dict(base._registry))
+            load_module(tasks)
+            pool = stack.enter_context(WorkerPool(exchange, modules=[tasks]))
+            exchange.open_task(task, policy="fifo")
+            pool.add(task)
+            pool.wait_ready(task, WAIT_S)
+            self._notebook = Notebook(draw_session())
+            stack.callback(self._notebook.close)
+            book = FrameBook(self._notebook.run)
+            stack.callback(book.close)
+            videos = {0: VideoConfig(str(video), pace="asap", policy="block")}
+            self._jobs = [
+                stack.enter_context(
+                    JobManager(
+                        Site(exchange, None, "127.0.0.1", frames=frames),
+                        videos,
+                        offered=lambda: {task: (0,)},
+                        reporter=self._notebook,
+                    )
+                )
+                for frames in (None, book)
+            ]
+            stack.enter_context(
+                Agent(
+                    channel,
+                    profile=Profile(ADDR, "bench"),
+                    view=lambda: NodeView("127.0.0.1", 0, "edge"),
+                    notebook=self._notebook,
+                )
+            )
+            self.courier = stack.enter_context(Courier(channel, node_addr=ADDR, book=book))
+            self._stack = stack.pop_all()
+
+    def run(self, *, is_recorded: bool) -> float:
+        """Run a job to the end of its video; return its frames per second."""
+        jobs, uid = self._jobs[is_recorded], f"GLOBAL_ID_{next(self._numbers)}"
+        mapping = {self._task: Placement("127.0.0.1", "host")}
+        jobs.submit(uid, 0, Graph.chain(self._task), Constraint.from_document({"delay": 1.0}))
+        began_s = time.perf_counter()
+        jobs.update_plan(uid, Plan(1, PLAN, mapping))
+        while (info := next(i for i in jobs.infos() if i.job_uid == uid)).state < QueryState.ENDED:
+            time.sleep(0.002)
+        took_s = time.perf_counter() - began_s
+        assert (info.state, dict(info.drops)) == (QueryState.ENDED, {}), info
+        jobs.stop(uid, "")
+        return FRAMES[self._task] / took_s
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def write_video(path: Path, count: int) -> Path:
+    """Write a video of noise that moves, which costs as much to decode as a camera's."""
+    random = np.random.default_rng(7)
+    scene = cv2.GaussianBlur(random.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 3)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (WIDTH, HEIGHT))
+    for number in range(count):
+        writer.write(np.roll(scene, number, axis=1))
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("task", FRAMES)
+def bench_pipeline(record, task: str, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "video.mp4", FRAMES[task])
+    with tempfile.TemporaryDirectory(prefix="vb-") as short, ExitStack() as stack:
+        channel, controller = stack.enter_context(controller_of(tmp_path, task))
+        edge = Edge(Path(short), channel, video, task)
+        stack.callback(edge.close)
+        rates: dict[bool, list[float]] = {True: [], False: []}
+        for number in range(2 * (PIPELINE_ROUNDS + 1)):
+            is_recorded = number % 4 in (1, 2)  # each is first as often as the other
+            rates[is_recorded].append(edge.run(is_recorded=is_recorded))
+        edge.courier.close()
+        stats = edge.courier.stats()
+        assert (stats.frames, stats.lost) == ((PIPELINE_ROUNDS + 1) * FRAMES[task], 0)
+        rows, _ = controller.communicate("", timeout=WAIT_S)
+        assert int(rows) == stats.frames * EVENTS_PER_FRAME
+    ours, theirs = ([1.0 / rate for rate in rates[each][1:]] for each in (True, False))
+    record(
+        paired(
+            f"records.pipeline_{task}",
+            "each frame recorded",
+            "none recorded",
+            subject_s=ours,
+            against_s=theirs,
+            unit="ms",
+        )
+    )
+
+
+if __name__ == "__main__":
+    keep_records(*sys.argv[1:])

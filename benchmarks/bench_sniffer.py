@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vdag.control.jobs.sniffing import CONTEXT_FRAMES, MAX_FRAMES, Sniffer
+from vdag.control.sniffing import CONTEXT_FRAMES, MAX_FRAMES, Sniffer
 from vdag.results import Result, TaskParts
 
 OBJECTS = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -325,15 +326,33 @@ def slots(report: Report) -> None:
         views = [reader.acquire(ref.slot, ref.generation) for ref in refs if ref is not None]
         slotted = [np.frombuffer(view, np.uint8).reshape(1080, 1920, 3) for view in views]
         loose, _ = engine.infer_pictures(frames, preparation)
-        start, end = mapping(slotted[0].ctypes.data)
-        report.expect(engine.lock_pages(start, end - start), "the slots are page-locked")
+        report.expect(engine.lock_pages(*reader.mapping), "the slots are page-locked")
         locked, _ = engine.infer_pictures(slotted, preparation)
         problem = disagreement(loose, locked, card.agreement)
         report.expect(not problem, f"pictures straight from the slots give the same: {problem}")
-        engine.unlock_pages(start)
+        engine.unlock_pages(reader.mapping[0])
         del slotted
         for view in views:
             view.release()
+    locking(report)
+
+
+def locking(report: Report) -> None:
+    """How long a worker takes to lock a large node's slots, and to let them go."""
+    device = open_device(0)
+    with (
+        native.ring.Arena.create("gpu", [(8 << 20, 256)]) as arena,
+        native.ring.Arena.attach(arena.name, prefault=False) as reader,
+        device.active(),
+    ):
+        begun = time.perf_counter()
+        device.register(*reader.mapping)
+        locked = time.perf_counter()
+        device.unregister(reader.mapping[0])
+        ended = time.perf_counter()
+    found = {"lock_s": round(locked - begun, 3), "unlock_s": round(ended - locked, 3)}
+    report.figures["locking_2_gib"] = found
+    report.line(f"2 GiB of slots: {found}")
 
 
 def models(report: Report) -> None:

@@ -88,13 +88,26 @@ class Phase:
 
 @dataclass
 class Outcome:
-    """What became of one policy; `lost`: frames by reason, `gaps`: results that are missing."""
+    """What became of one policy.
+
+    Attributes:
+        policy: its name.
+        phases: what became of each step.
+        results: that came home.
+        gaps: results that are missing.
+        lost: frames by reason.
+        misses: every window that was out: its second of the camera, and the 95th percentile in it,
+            seconds; None for a window without a result.
+        plans: every plan: when it took effect, second of the camera, why, and what it says.
+    """
 
     policy: str
     phases: list[Phase] = field(default_factory=list)
     results: int = 0
     gaps: int = 0
     lost: dict[str, int] = field(default_factory=dict)
+    misses: list[tuple[int, float | None]] = field(default_factory=list)
+    plans: list[dict[str, Any]] = field(default_factory=list)
 
 
 def scenes(clips: Path) -> dict[int, list[np.ndarray]]:
@@ -283,6 +296,12 @@ def judge(
     outcome.gaps = len(results) and results[-1]["n_loop"] - len(results)
     delays = _delays(results)
     agreed = _accuracies(results, truth)
+    outcome.misses = [
+        (second, float(np.quantile(delays[second], 0.95)) if delays.get(second) else None)
+        for second in range(length_s())
+        if not _is_in(delays, second)
+    ]
+    outcome.plans = [{**each, "at": round(each["at"] - began_s, 2)} for each in plans]
     for number, step in enumerate(STEPS):
         start = 0 if number == 0 else START_S + (number - 1) * PHASE_S
         end = START_S + number * PHASE_S
@@ -292,7 +311,7 @@ def judge(
         changed = [each for each in plans if start <= each["at"] - began_s < end]
         outcome.phases.append(
             Phase(
-                step, _settled(is_in), len(changed) - (number == 0), len(steady),
+                step, _settled(is_in), max(len(changed) - (number == 0), 0), len(steady),
                 sum(_is_in(delays, second) for second in steady),
                 statistics.fmean(agreed[s] for s in steady if s in agreed) if agreed else 0.0,
                 len(kept) / len(steady), float(np.quantile(kept, 0.95)) if kept else 0.0,

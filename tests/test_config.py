@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -78,7 +79,13 @@ def test_what_looks_like_a_number_stays_text_where_text_is_wanted():
         ({"service.slots": "[[0, 1, 1]]"},
          "service.slots is not a list of widths, heights and numbers above 0"),
         ({"node.roles": "['router']"},
-             "node.roles has 'router', expected all, cloud, edge, service"),
+             "node.roles has 'router', expected all, cloud, collector, edge, service"),
+            ({"node.roles": "['collector']"}, "the role collector needs collector.nodes"),
+            ({"collector.port": "-1"}, "collector.port is -1, expected 0 to 65535"),
+            ({"cloud.retention.packets_s": "1"},
+             "cloud.retention.packets_s is 1.0, expected 60 to inf"),
+            ({"collector.retention.rollups_s": "1"},
+             "collector.retention.rollups_s is 1.0, expected 60 to inf"),
             ({"node.roles": "[]"}, "node.roles is empty"),
             ({"edge.videos.one.path": "a.mp4"},
              "edge.videos has 'one', expected numbers of videos"),
@@ -170,3 +177,16 @@ def test_packages_are_a_section_of_the_service(tmp_path):
 def test_a_cloud_of_another_make_is_named_in_full_and_is_the_only_one(flags, error):
     with pytest.raises(ConfigError, match=f"^{re.escape(error)}$"):
         load_config(None, {}, flags)
+
+
+def test_a_collector_is_a_role_beside_all():
+    flags = {"node.roles": "['all', 'collector']", "collector.nodes": "nodes"}
+    config = load_config(None, {"VDAG_COLLECTOR_PORT": "0"}, flags)
+    assert config.node.all_roles == {"cloud", "collector", "edge", "service"}
+    assert (config.collector.port, config.collector.nodes) == (0, Path("nodes"))
+
+
+def test_records_are_kept_as_long_as_is_said():
+    flags = {"cloud.retention.packets_s": "3600", "cloud.retention.rollups_s": "inf"}
+    ages = load_config(None, {}, flags).cloud.retention
+    assert (ages.packets_s, ages.samples_s, ages.rollups_s) == (3600.0, 7 * 86400.0, math.inf)

@@ -14,9 +14,9 @@ from vdag.itinerary import (
     MAX_BRANCHES,
     branches,
     lighten,
-    luggage,
     onward,
     plan_itinerary,
+    shed,
 )
 from vdag.tasks import signatures
 from vdag.transport.codec import Hop
@@ -178,8 +178,9 @@ def test_face_alignment_gets_no_crops_beside_the_frame():
     names = {edge.name for edge in matched.edges["face_alignment"]}
     assert {edge.name for edge in lighten(matched).edges["face_alignment"]} == names - {"faces"}
     assert names > {"faces", "image", "bbox"}
-    outputs = {"bbox": 1, "faces": 2}
-    assert luggage(lighten(matched), "face_detection", outputs) == {"bbox": 1}
+    context = {"face_detection": {"bbox": 1, "faces": 2}}
+    shed(lighten(matched), context, ["face_alignment"])
+    assert context == {"face_detection": {"bbox": 1}}
 
 
 def test_face_alignment_keeps_the_crops_when_it_has_nothing_else():
@@ -204,8 +205,13 @@ def test_pictures_travel_only_to_who_takes_them(field, kept):
         "faces": (), "pose": (Edge(field, "faces", field),)
     })  # fmt: skip
     outputs = {"bbox": 1, "faces": 2}
-    assert luggage(graph, "faces", outputs) == (outputs if kept else {"bbox": 1})
-    assert luggage(graph, "pose", {"image": 3, "prob": 4}) == {"prob": 4}
+    context = {"faces": outputs, "@times": {"faces": [1, 2]}}
+    shed(graph, context, ["pose", "~home"])
+    assert context["faces"] == (outputs if kept else {"bbox": 1})
+    context["pose"] = {"image": 3, "prob": 4}
+    shed(graph, context, ["~home"])  # whoever has taken them is behind
+    assert context == {"faces": {"bbox": 1}, "pose": {"prob": 4}, "@times": {"faces": [1, 2]}}
+    assert outputs == {"bbox": 1, "faces": 2}
 
 
 def test_frames_go_on_from_other_nodes_to_other_nodes():

@@ -24,6 +24,8 @@ LEFT_OUT = (".*", "__pycache__", "build", "dist", "out", "*.egg-info", "*.so", "
 #: Compiling every kernel on a busy machine.
 BUILD_TIMEOUT_S = 600
 C_SOURCES = {".c", ".h", ".pxd", ".pxi", ".pyx"}
+#: What a report is made of.
+PAGES = {".css", ".html", ".js"}
 
 
 def run(*arguments: str | Path, cwd: Path, **variables: str) -> str:
@@ -96,7 +98,7 @@ def files_of(tree: Path, folder: str, *suffixes: str) -> set[PurePosixPath]:
 def test_the_sdist_has_everything_that_the_kernels_are_built_from(tree: Path, sdist: Path):
     with tarfile.open(sdist) as archive:
         names = {PurePosixPath(*PurePosixPath(name).parts[1:]) for name in archive.getnames()}
-    wanted = files_of(tree, "vdag", *C_SOURCES, ".py", ".pyi", ".onnx", ".toml")
+    wanted = files_of(tree, "vdag", *C_SOURCES, ".py", ".pyi", ".onnx", ".toml", *PAGES)
     wanted |= files_of(tree, "tests", ".py") | files_of(tree, "examples", ".py", ".json")
     wanted |= {
         PurePosixPath(name)
@@ -116,7 +118,8 @@ def test_the_wheel_has_every_module_and_every_kernel_compiled(
 
 
 def test_the_wheel_has_types_models_and_licences(tree: Path, wheel_names: set[PurePosixPath]):
-    wanted = files_of(tree, "vdag", ".pyi", ".onnx", ".toml") | {PurePosixPath("vdag/py.typed")}
+    wanted = files_of(tree, "vdag", ".pyi", ".onnx", ".toml", *PAGES)
+    wanted.add(PurePosixPath("vdag/py.typed"))
     info = PurePosixPath(f"vdag-{__version__}.dist-info")
     wanted |= {info / "licenses" / name for name in ("LICENSE", "NOTICE")}
     assert wanted - wheel_names == set()

@@ -13,6 +13,7 @@ import pytest
 
 from vdag._native import header as native_header
 from vdag._native.ring import Arena
+from vdag.engines.begun import Begun
 from vdag.errors import EngineError
 from vdag.graph import Graph, Signature
 from vdag.stages import Stage
@@ -240,6 +241,90 @@ def test_outputs_that_cannot_travel_fail_the_frame(arena, value, error):
 def test_closing_closes_the_task(arena):
     task = Recorder({"seq"})
     bench(arena, task).close()
+    assert task.is_closed
+
+
+class Slow(Recorder):
+    """Begins batches, which are finished when their result is taken and not before."""
+
+    def __init__(self) -> None:
+        super().__init__({"image", "seq"})
+        self.finished: list[int] = []
+        self.pages: tuple[int, int] | None = None
+        self.failing: set[int] = set()
+
+    def lock_pages(self, address: int, nbytes: int) -> bool:
+        self.pages = address, nbytes
+        return True
+
+    def process(self, batch):
+        if any(inputs["seq"] in self.failing for inputs in batch):
+            raise ValueError("not this one")
+        return [{"out": [inputs["seq"], int(inputs["image"].sum())]} for inputs in batch]
+
+    def begin(self, batch):
+        def finish():
+            self.finished.append(batch[0]["seq"])
+            return self.process(batch)
+
+        return Begun(finish)
+
+
+def test_the_task_is_told_where_its_frames_lie(arena):
+    task = Slow()
+    bench(arena, task)
+    assert task.pages == arena.mapping
+
+
+def test_a_batch_begun_while_another_is_at_work_keeps_its_own_frames(arena):
+    bench_ = bench(arena, task := Slow())
+    first = bench_.begin([part(arena, seq=1), part(arena, seq=2)], [10, 20])
+    second = bench_.begin([part(arena, seq=3)], [30])
+    assert not first.is_finished
+    assert task.finished == []
+    assert arena.stats().leases == 3  # the pixels stay as long as they are worked on
+    one, two = first.result(), second.result()
+    assert arena.stats().leases == 0
+    found = [outputs(frame) for frame in (*one.frames, *two.frames)]
+    assert [each["second"]["out"][0] for each in found] == [1, 2, 3]
+    assert [each[messages.TIMES]["second"][3] for each in found] == [10, 20, 30]
+    # What the second has waited for the first is not work.
+    assert one.start_ns <= one.end_ns <= two.start_ns <= two.end_ns
+
+
+def test_a_batch_that_fails_beside_another_fails_alone_frame_by_frame(arena):
+    bench_ = bench(arena, task := Slow())
+    task.failing = {2}
+    first = bench_.begin([part(arena, seq=1), part(arena, seq=2)])
+    second = bench_.begin([part(arena, seq=3)])
+    fine, failed = first.result().frames
+    assert outputs(fine)["second"]["out"][0] == 1
+    assert failed.error == "ValueError: not this one"
+    assert outputs(second.result().frames[0])["second"]["out"][0] == 3
+    assert arena.stats().leases == 0
+
+
+def test_frames_that_want_another_model_wait_for_the_batch_at_work(arena):
+    own, other = Slow(), Slow()
+    bench_ = Workbench("second", own, arena, Models(own, {0: other}))
+    first = bench_.begin([part(arena, seq=1)])
+    second = bench_.begin([part(arena, seq=2, model=0)])
+    assert own.finished == [1]
+    assert first.is_finished
+    both = bench_.begin([part(arena, seq=3), part(arena, seq=4, model=0)])
+    assert both.is_finished
+    assert other.finished == [2, 4]
+    found = [outputs(frame) for begun in (first, second, both) for frame in begun.result().frames]
+    assert [each["second"]["out"][0] for each in found] == [1, 2, 3, 4]
+    bench_.close()
+    bench_._toolbox.others[0].close()
+
+
+def test_closing_waits_for_the_batch_at_work(arena):
+    bench_ = bench(arena, task := Slow())
+    bench_.begin([part(arena, seq=1)])
+    bench_.close()
+    assert task.finished == [1]
     assert task.is_closed
 
 

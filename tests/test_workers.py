@@ -39,6 +39,7 @@ TASKS = """
 import faulthandler, os, signal, threading, zlib
 from pathlib import Path
 import vdag
+from vdag.engines.begun import Begun
 
 HERE = Path(__file__).parent
 
@@ -70,7 +71,14 @@ class Mood:
     def close(self):
         pass
 
+class Ahead(Mood):
+    '''Like `Mood`, with two batches at work.'''
+
+    def begin(self, batch):
+        return Begun(lambda: self.process(batch))
+
 vdag.register("mood", Mood)
+vdag.register("ahead", Ahead)
 
 @vdag.task(outputs=["crc", "writeable"])
 def crc(image):
@@ -150,7 +158,7 @@ class Plant:
         self.pool = WorkerPool(self.exchange, modules=[folder / "tasks.py"], patience=patience)
         self.context = zmq.Context()
         self.job = Job(self.exchange, self.context)
-        for task in ("mood", "crc", "low"):
+        for task in ("mood", "ahead", "crc", "low"):
             self.exchange.open_task(task, policy="fifo", limit=64)
 
     def serve(self, task: str = "mood", count: int = 1, **options) -> None:
@@ -267,6 +275,20 @@ def test_a_frame_that_kills_two_workers_is_poison_and_kept(plant: Plant):
     assert kept.descriptor.header.seq == bad
     assert kept.descriptor.here == codec.Hop("mood", plant.exchange.address)
     assert kept.report.endswith(f"task mood\n{notice.detail}\n")
+
+
+@pytest.mark.parametrize(("bad", "dropped"), [(ONCE, {}), (ALWAYS, {"poison": 1})])
+def test_a_worker_killed_with_two_batches_at_work_loses_no_other_frame(
+    plant: Plant, bad: int, dropped: dict[str, int]
+):
+    plant.job.join()
+    plant.serve("ahead")
+    seqs = [plant.job.send(bad if number == 20 else FINE, "ahead") for number in range(40)]
+    results = plant.job.take_all(40)
+    lost = [seq for seq in seqs if not isinstance(results[seq], codec.Descriptor)]
+    assert lost == seqs[20:21] * len(dropped)
+    assert plant.settled() == dropped
+    assert plant.counts("ahead").restarts == 1 + len(dropped)
 
 
 def test_a_crash_in_native_code_is_told_with_its_stack(plant: Plant):

@@ -7,6 +7,7 @@ is as readable as a 1080p one.
 from __future__ import annotations
 
 import importlib
+import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from vdag.errors import DependencyMissing, SinkError
 from vdag.frame import Frame, PixelFormat, UInt8Image
 from vdag.results import Outputs, Result
 
-__all__ = ["draw", "pose_axes", "render"]
+__all__ = ["draw", "draw_boxes", "pose_axes", "render"]
 
 Color = tuple[int, int, int]
 Floats = NDArray[np.float64]
@@ -43,6 +44,9 @@ AXES: tuple[Color, ...] = ((90, 90, 245), (90, 220, 90), (255, 150, 50))
 
 #: Height of capitals over the line and depth of a `g` below it, in units of OpenCV's stroke font.
 RISE, DESCENT = 21.0, 7.0
+
+#: What stands behind the name of a task with parameters, see `vdag.tasks.naming`.
+PARAMETERS = re.compile(r"__[0-9a-v]{8,}$")
 
 #: Numbers from here on are no coordinates, and are not drawn.
 FAR = 1e9
@@ -114,6 +118,30 @@ def draw(
     return pixels
 
 
+def draw_boxes(
+    pixels: UInt8Image, boxes: Iterable[Iterable[float]], texts: Iterable[str], color: Color
+) -> UInt8Image:
+    """Draw boxes into `pixels`, each with a text on it.
+
+    Args:
+        pixels: uint8 `(H, W, 3)` BGR, C-contiguous. Written in place.
+        boxes: x1, y1, x2, y2 in pixels; those that are not finite are left out.
+        texts: one for each box; empty for the box alone.
+        color: BGR of the boxes and of what is behind the texts.
+
+    Returns:
+        `pixels`.
+
+    Raises:
+        DependencyMissing: OpenCV is not installed.
+    """
+    canvas = _Canvas.over(pixels)
+    for box, text in zip(_matrix(list(boxes), 4), texts, strict=True):
+        if np.isfinite(box).all():
+            canvas.box(box, color, text)
+    return pixels
+
+
 def pose_axes(yaw: float, pitch: float, roll: float) -> Floats:
     """Return the axes of a head as the camera sees them.
 
@@ -158,6 +186,8 @@ class _Canvas:
         """Draw a frame around `box` (xyxy) with a label on its upper edge, or inside it."""
         x1, y1, x2, y2 = self._clamp(box)
         self.cv2.rectangle(self.pixels, (x1, y1), (x2, y2), color, self.thickness, self.cv2.LINE_AA)
+        if not text:
+            return
         top = y1 - self.line_height if y1 >= self.line_height else y1
         self.text((x1 - self.thickness // 2, top), text, color)
 
@@ -228,7 +258,7 @@ class _Canvas:
 def _draw_boxes(canvas: _Canvas, task: str, fields: Outputs, factors: Floats) -> None:
     boxes = _matrix(fields["bbox"], 4) * factors
     prob = _vector(fields.get("prob", ()))
-    name = task.removesuffix("_detection").removesuffix("_alignment")
+    name = PARAMETERS.sub("", task).removesuffix("_detection").removesuffix("_alignment")
     color = _color(name)
     for index, box in enumerate(boxes):
         if np.isfinite(box).all():

@@ -20,12 +20,13 @@ from vdag._native import header
 from vdag.errors import FrameFormatError, GraphError, PlanError
 from vdag.frame import Frame
 from vdag.graph import Graph
-from vdag.results import PICTURES, Outputs
+from vdag.results import PICTURES
 from vdag.transport import codec
 from vdag.transport.codec import Descriptor, Envelope, Hop
 
 if TYPE_CHECKING:
     from vdag._native.ring import SlotRef
+    from vdag.transport.context import Context
 
 __all__ = [
     "HOME",
@@ -34,9 +35,9 @@ __all__ = [
     "branches",
     "briefing",
     "lighten",
-    "luggage",
     "onward",
     "plan_itinerary",
+    "shed",
 ]
 
 #: What the last hop of a route is called; no task, as tasks are identifiers.
@@ -188,16 +189,30 @@ def briefing(graph: Graph) -> bytes:
     return json.dumps(lighten(graph).to_dag()).encode()
 
 
-def luggage(graph: Graph, task: str, outputs: Outputs) -> Outputs:
-    """Return what of a task's outputs travels on with its frame.
+def shed(graph: Graph, context: Context, ahead: Collection[str]) -> None:
+    """Take those pictures out of a frame's context that no task ahead of it takes.
 
-    Pictures stay behind unless a later task takes them: they are mostly regions of the frame, whose
-    pixels every task has anyway, and would make a small message a large one.
+    They are mostly regions of the frame, whose pixels every task has anyway, or large, and would
+    make a small message a large one.
+
+    Args:
+        graph: of the job.
+        context: of the frame; changed in place, the fields of its tasks are not.
+        ahead: the tasks that it still goes to.
     """
-    taken = {
-        edge.field for edges in graph.edges.values() for edge in edges if edge.producer == task
-    }
-    return {name: value for name, value in outputs.items() if name not in PICTURES - taken}
+    for task in graph.tasks:
+        fields = context.get(task)
+        if fields is None or PICTURES.isdisjoint(fields):
+            continue
+        taken = {
+            edge.field
+            for following in ahead
+            for edge in graph.edges.get(following, ())
+            if edge.producer == task
+        }
+        context[task] = {
+            name: value for name, value in fields.items() if name not in PICTURES - taken
+        }
 
 
 def onward(graph: Graph, placement: Mapping[str, str]) -> dict[str, set[str]]:

@@ -22,7 +22,7 @@ __all__ = ["Outputs", "Result", "TaskParts", "to_json"]
 Outputs = dict[str, Any]
 
 #: Fields that hold pictures: carried between tasks, left out of JSON lines.
-PICTURES = frozenset({"image", "faces"})
+PICTURES = frozenset({"crops", "faces", "image", "jpeg"})
 
 
 @dataclass(frozen=True, slots=True)

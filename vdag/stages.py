@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vdag.engines.begun import Begun
 from vdag.errors import StageError
 from vdag.graph import Edge, Graph
 from vdag.metrics import Histogram, Summary
 from vdag.results import Outputs
 from vdag.tasks import Inputs, Task, TaskOptions, find, load
+from vdag.tasks.overlap import begin
 
 __all__ = ["Stage", "StageStats"]
 
@@ -94,22 +96,47 @@ class Stage:
             Per frame its outputs, or the error to raise for it.
         """
         try:
-            found = self.instances[instance].process(batch)
-            if len(found) != len(batch):
-                raise ValueError(f"{len(found)} results for a batch of {len(batch)}")
-            for outputs in found:
-                if missing := self._outputs - outputs.keys():
-                    raise ValueError(f"result lacks {', '.join(sorted(missing))}")
+            return self._checked(self.instances[instance].process(batch), len(batch))
         except Exception as err:
-            if len(batch) > 1:
-                return [
-                    self.run(instance, [seq], [inputs])[0]
-                    for seq, inputs in zip(seqs, batch, strict=True)
-                ]
-            error = StageError(self.name, seqs[0], f"{type(err).__name__}: {err}")
-            error.__cause__ = err
-            return [error]
+            return self._one_by_one(instance, seqs, batch, err)
+
+    def begin(
+        self, instance: int, seqs: Sequence[int], batch: Sequence[Inputs]
+    ) -> Begun[list[Outputs | StageError]]:
+        """Begin what `run` does; see `vdag.tasks.overlap`. Neither this nor the result raises."""
+        try:
+            begun = begin(self.instances[instance], batch)
+        except Exception as err:
+            return Begun.finished(self._one_by_one(instance, seqs, batch, err))
+
+        def finish() -> list[Outputs | StageError]:
+            try:
+                return self._checked(begun.result(), len(batch))
+            except Exception as err:
+                return self._one_by_one(instance, seqs, batch, err)
+
+        return Begun.finished(finish()) if begun.is_finished else Begun(finish)
+
+    def _checked(self, found: Sequence[Outputs], count: int) -> list[Outputs | StageError]:
+        if len(found) != count:
+            raise ValueError(f"{len(found)} results for a batch of {count}")
+        for outputs in found:
+            if missing := self._outputs - outputs.keys():
+                raise ValueError(f"result lacks {', '.join(sorted(missing))}")
         return list(found)
+
+    def _one_by_one(
+        self, instance: int, seqs: Sequence[int], batch: Sequence[Inputs], err: Exception
+    ) -> list[Outputs | StageError]:
+        """Run each frame of a batch that has failed alone; one that was alone has failed."""
+        if len(batch) > 1:
+            return [
+                self.run(instance, [seq], [inputs])[0]
+                for seq, inputs in zip(seqs, batch, strict=True)
+            ]
+        error = StageError(self.name, seqs[0], f"{type(err).__name__}: {err}")
+        error.__cause__ = err
+        return [error]
 
     def observe(self, waits_ns: Sequence[int], process_ns: int, errors: int) -> None:
         """Count one batch; the pipeline calls this under its lock."""

@@ -19,7 +19,7 @@ from vdag import tasks
 from vdag.errors import ConfigError, EngineError
 from vdag.graph import Graph
 from vdag.stages import Stage
-from vdag.tasks import Task, TaskOptions
+from vdag.tasks import Task, TaskOptions, overlap
 
 __all__ = ["MAX_OTHERS", "Toolbox"]
 
@@ -61,6 +61,12 @@ class Toolbox:
         self._first = self._stage_of(first)
         self._others: OrderedDict[int, Stage] = OrderedDict()
         self._failed: dict[int, tuple[int, str]] = {}
+        self._pages: tuple[int, int] | None = None
+
+    def lock_pages(self, address: int, nbytes: int) -> None:
+        """Tell all models, and those to come, where frames will lie; see `vdag.tasks.overlap`."""
+        self._pages = address, nbytes
+        overlap.lock_pages(self._first.instances[0], address, nbytes)
 
     def stage(self, model: int | None) -> Stage:
         """Return a model ready to run, loaded if it is not; valid until the next call.
@@ -114,6 +120,8 @@ class Toolbox:
         instance = tasks.load(self._task, options)
         try:
             tasks.warm_up(instance, min(self._max_batch, instance.max_batch))
+            if self._pages is not None:
+                overlap.lock_pages(instance, *self._pages)
         except BaseException:
             instance.close()
             raise

@@ -11,16 +11,17 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from vdag._native import header as native_header
+from vdag.engines.begun import Begun
 from vdag.errors import FrameFormatError, GraphError, StageError, VdagError
 from vdag.graph import Graph
-from vdag.itinerary import luggage
+from vdag.itinerary import shed
 from vdag.results import Outputs
 from vdag.stages import Stage
 from vdag.tasks import Inputs, Task
@@ -47,7 +48,8 @@ class Answers:
 
     Attributes:
         frames: one per frame, in order.
-        start_ns: when the task began, `time.monotonic_ns()`.
+        start_ns: when the task began, `time.monotonic_ns()`; of frames that were begun while others
+            were worked on, when those were through: what they waited for them is no work.
         end_ns: when it ended, with the last of its models.
     """
 
@@ -68,12 +70,15 @@ class _Frame:
     def arrival(self, arrived_ns: Sequence[int], index: int) -> list[int]:
         """Return when it came, and with how many bytes over the network, as far as is known."""
         came_ns = list(arrived_ns[index : index + 1])
-        nbytes = self.descriptor.header.flags  # see `link`
+        nbytes = self.descriptor.header.link_nbytes  # see `link`
         return [*(came_ns or [0]), nbytes] if nbytes else came_ns
 
 
 class Workbench:
     """Runs one instance of a task; one thread at a time.
+
+    Where the task can, as on a GPU, frames may be begun while others are being worked on: copies of
+    the ones then run beside the model of the others.
 
     Args:
         task: its name.
@@ -93,6 +98,9 @@ class Workbench:
         self._pid = os.getpid()
         self._graphs: dict[str, Graph] = {}
         self._faulty: dict[str, str] = {}
+        self._begun: list[tuple[int | None, Begun[Answers]]] = []
+        self._free_ns = 0
+        self._toolbox.lock_pages(*arena.mapping)
 
     def learn(self, graphs: Mapping[str, bytes], ended: Sequence[str] = ()) -> None:
         """Take in what an exchange says about jobs: their graphs, and who has left.
@@ -116,10 +124,29 @@ class Workbench:
             parts: their descriptors. The leases in them are used up, whatever happens.
             arrived_ns: of each when it came to the exchange; empty for not known.
         """
+        return self.begin(parts, arrived_ns).result()
+
+    def begin(self, parts: Sequence[bytes], arrived_ns: Sequence[int] = ()) -> Begun[Answers]:
+        """Begin what `work` does, as far as the task can; see `vdag.tasks.overlap`."""
         opened = [self._open(part) for part in parts]
         models = dict.fromkeys(frame.model for frame in opened if isinstance(frame, _Frame))
-        if len(models) <= 1:
-            return self._run(next(iter(models), None), opened, arrived_ns)
+        if len(models) > 1:
+            self._settle()
+            return Begun.finished(self._run_each(models, opened, arrived_ns))
+        model = next(iter(models), None)
+        begun = self._run(model, opened, arrived_ns)
+        self._begun = [
+            entry for entry in (*self._begun, (model, begun)) if not entry[1].is_finished
+        ]
+        return begun
+
+    def _run_each(
+        self,
+        models: Iterable[int | None],
+        opened: Sequence[_Frame | messages.Failure],
+        arrived_ns: Sequence[int],
+    ) -> Answers:
+        """Work on frames that want several models, with one after the other."""
         found: dict[int, Answer] = {}
         runs = []
         for model in models:
@@ -129,12 +156,13 @@ class Workbench:
                 if (frame.model == model if isinstance(frame, _Frame) else n not in found)
             ]
             arrived = [arrived_ns[n] for n in mine] if arrived_ns else ()
-            runs.append(self._run(model, [opened[n] for n in mine], arrived))
+            runs.append(self._run(model, [opened[n] for n in mine], arrived).result())
             found.update(zip(mine, runs[-1].frames, strict=True))
         return Answers([found[n] for n in range(len(opened))], runs[0].start_ns, runs[-1].end_ns)
 
     def close(self) -> None:
-        """Close the task."""
+        """Close the task, after what it is at work on."""
+        self._settle()
         self._toolbox.close()
 
     def _run(
@@ -142,27 +170,42 @@ class Workbench:
         model: int | None,
         opened: Sequence[_Frame | messages.Failure],
         arrived_ns: Sequence[int],
-    ) -> Answers:
-        """Work on frames with one model; those that could not be opened stay as they are."""
+    ) -> Begun[Answers]:
+        """Begin on frames with one model; those that could not be opened stay as they are."""
         frames = [frame for frame in opened if isinstance(frame, _Frame)]
         # What loading a model takes is time that the frames have waited.
         stage = self._stage(model)
         start_ns = time.monotonic_ns()
-        results = iter(self._results(stage, frames) if frames else ())
-        end_ns = time.monotonic_ns()
-        times = [start_ns, end_ns, self._pid]
-        answers = [
-            self._answer(frame, next(results), [*times, *frame.arrival(arrived_ns, index)])
-            if isinstance(frame, _Frame)
-            else frame
-            for index, frame in enumerate(opened)
-        ]
-        for frame in frames:
-            if frame.view is not None:
-                frame.view.release()
-        return Answers(answers, start_ns, end_ns)
+        results = self._results(stage, frames) if frames else Begun.finished([])
+
+        def finish() -> Answers:
+            found = iter(results.result())
+            end_ns = time.monotonic_ns()
+            began_ns = max(start_ns, self._free_ns)
+            self._free_ns = end_ns
+            times = [began_ns, end_ns, self._pid]
+            answers = [
+                self._answer(frame, next(found), [*times, *frame.arrival(arrived_ns, index)])
+                if isinstance(frame, _Frame)
+                else frame
+                for index, frame in enumerate(opened)
+            ]
+            for frame in frames:
+                if frame.view is not None:
+                    frame.view.release()
+            return Answers(answers, began_ns, end_ns)
+
+        return Begun.finished(finish()) if results.is_finished else Begun(finish)
+
+    def _settle(self) -> None:
+        """Wait for what has begun; whoever began it still takes the result."""
+        for _, begun in self._begun:
+            begun.wait()
+        self._begun.clear()
 
     def _stage(self, model: int | None) -> Stage | VdagError:
+        if any(entry[0] != model for entry in self._begun):
+            self._settle()  # another model may be loaded in the place of the one at work
         try:
             return self._toolbox.stage(model)
         except VdagError as err:
@@ -170,18 +213,18 @@ class Workbench:
 
     def _results(
         self, stage: Stage | VdagError, frames: Sequence[_Frame]
-    ) -> list[Outputs | StageError]:
-        """Run a model on frames, as many of them at a time as it takes."""
+    ) -> Begun[list[Outputs | StageError]]:
+        """Begin with a model on frames; more of them than it takes at a time are run at once."""
         seqs = [frame.descriptor.header.seq for frame in frames]
         if isinstance(stage, VdagError):
             text = f"{type(stage).__name__}: {stage}"
-            return [StageError(self._task, seq, text) for seq in seqs]
+            return Begun.finished([StageError(self._task, seq, text) for seq in seqs])
         inputs, most = [frame.inputs for frame in frames], stage.max_batch
         if len(frames) <= most:
-            return stage.run(0, seqs, inputs)
+            return stage.begin(0, seqs, inputs)
         starts = range(0, len(frames), most)
         parts = (stage.run(0, seqs[n : n + most], inputs[n : n + most]) for n in starts)
-        return list(itertools.chain.from_iterable(parts))
+        return Begun.finished(list(itertools.chain.from_iterable(parts)))
 
     def _open(self, part: bytes) -> _Frame | messages.Failure:
         view: View | None = None
@@ -240,9 +283,12 @@ class Workbench:
     def _answer(self, frame: _Frame, result: Outputs | StageError, times: list[int]) -> Answer:
         if isinstance(result, StageError):
             return _failure(result)
-        context = dict(frame.descriptor.context)
-        graph = self._graphs.get(frame.descriptor.job)
-        context[self._task] = result if graph is None else luggage(graph, self._task, result)
+        descriptor = frame.descriptor
+        context = dict(descriptor.context)
+        context[self._task] = result
+        if (graph := self._graphs.get(descriptor.job)) is not None:
+            ahead = descriptor.route[descriptor.header.hop + 1 :]
+            shed(graph, context, [hop.task for hop in ahead])
         context[messages.TIMES] = {**context.get(messages.TIMES, {}), self._task: times}
         try:
             packed = b"".join(wire_context.pack(context))

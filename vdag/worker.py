@@ -10,6 +10,9 @@ no message of its own where one goes out anyway: with the answer to a batch come
 frames that it begins with now. If there are none, it is credit for one, which it can only begin
 with at once; if it then gets several together, it says at their begin how many.
 
+Where its task goes on beside other work, as on a GPU, it begins with the batch that waits before it
+takes the result of the one at work. Answers go out in the order of the batches all the same.
+
 `child` has the protocol with its parent, with whom it dies, and the exit statuses.
 """
 
@@ -31,7 +34,9 @@ import zmq
 
 from vdag import tasks
 from vdag._native import ring
+from vdag.allocator import keep_memory
 from vdag.child import FAULT, LOST, NO_SETTINGS, NO_TASK, STOPPED, Refusal, WorkerSettings
+from vdag.engines.begun import Begun
 from vdag.errors import ConfigError, FrameFormatError, TransportError, VdagError
 from vdag.kinship import die_with
 from vdag.tasks import Task
@@ -39,7 +44,7 @@ from vdag.tasks.modules import load_module
 from vdag.toolbox import Toolbox
 from vdag.transport import messages
 from vdag.transport.channel import open_pull, open_push
-from vdag.workbench import Workbench
+from vdag.workbench import Answers, Workbench
 
 __all__ = ["Worker", "main"]
 
@@ -53,6 +58,8 @@ SEND_TIMEOUT_MS = 10_000
 LOOK_AROUND_MS = 1_000
 #: What it has said before it ends on a signal goes out within this time.
 LINGER_MS = 1_000
+#: Batches at work at once, where the task can: one is copied while the other is computed.
+IN_FLIGHT = 2
 _POLLIN = int(zmq.POLLIN)
 
 
@@ -71,6 +78,7 @@ class Worker:
         self._settings = settings
         self._max_batch = min(settings.max_batch, instance.max_batch, messages.MAX_BATCH)
         self._waiting: deque[messages.Batch] = deque()
+        self._at_work: deque[tuple[list[messages.Batch], Begun[Answers]]] = deque()
         self._is_stopping = False
         self._arena = ring.Arena.attach(settings.arena, prefault=False)
         self._context: zmq.Context[Any] = zmq.Context()
@@ -104,11 +112,9 @@ class Worker:
         self._send(messages.Ready(name, token, self._max_batch + 1, self._max_batch))
         while not self._is_stopping:
             self._listen(LOOK_AROUND_MS)
-            batches = self._together()
-            if (count := _frames(batches)) > 1:
-                self._send(messages.Ready(name, token, count - 1, self._max_batch))
-            while batches:
-                batches = self._work(batches)
+            self._begin(self._together(), granted=1)
+            while self._at_work:
+                self._go_on()
 
     def close(self) -> None:
         """Close the task, the sockets and the shared memory."""
@@ -155,15 +161,37 @@ class Worker:
             batches.append(self._waiting.popleft())
         return batches
 
-    def _work(self, batches: list[messages.Batch]) -> list[messages.Batch]:
-        """Work on batches together and answer each; return those to go on with at once."""
-        answers = self._bench.work(
+    def _begin(self, batches: list[messages.Batch], *, granted: int) -> None:
+        """Begin with batches together; for `granted` of their frames there is credit already."""
+        if not batches:
+            return
+        if (count := _frames(batches) - granted) > 0:
+            name, token = self._settings.worker, self._settings.token
+            self._send(messages.Ready(name, token, count, self._max_batch))
+        begun = self._bench.begin(
             [part for batch in batches for part in batch.frames],
             [arrived_ns for batch in batches for arrived_ns in batch.arrived_ns],
         )
+        self._at_work.append((batches, begun))
+
+    def _go_on(self) -> None:
+        """Answer the batches that were begun first, and begin with those that wait."""
+        while len(self._at_work) < IN_FLIGHT and not self._at_work[-1][1].is_finished:
+            self._take_in()
+            if self._is_stopping or not self._waiting:
+                break
+            self._begin(self._together(), granted=0)
+        batches, begun = self._at_work.popleft()
+        answers = begun.result()
         self._take_in()
         following = [] if self._is_stopping else self._together()
-        credit = _frames(following) or 1
+        # A worker that has nothing left takes one frame more, with which it begins at once.
+        credit = _frames(following) or int(not self._at_work)
+        self._answer(batches, answers, credit)
+        self._begin(following, granted=credit)
+
+    def _answer(self, batches: list[messages.Batch], answers: Answers, credit: int) -> None:
+        """Answer batches that were worked on together, each, with credit for more."""
         start = 0
         for batch in batches:
             end = start + len(batch.frames)
@@ -178,7 +206,6 @@ class Worker:
             )
             self._send(done)
             start, credit = end, 0
-        return following
 
     def _send(self, message: messages.Message) -> None:
         try:
@@ -204,6 +231,7 @@ def main() -> int:
     logging.getLogger("vdag").setLevel(settings.log_level)
     if not die_with(settings.parent):
         return LOST
+    keep_memory()
     try:
         for path in settings.modules:
             load_module(Path(path))

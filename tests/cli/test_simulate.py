@@ -42,6 +42,10 @@ flow_mapping.face_detection = {node_addr = "edge"}
 EDGE = "10.0.0.1:5001"
 PLACE = {"model_id": 0, "node_role": "host", "node_ip": "10.0.0.1", "node_addr": EDGE}
 CONF = {"resolution": "480p", "fps": 10, "encoder": "JPEG"}
+DAG = {
+    "flow": ["face_detection"],
+    "input": {"face_detection": {"image": "SingleFrameGenerator.image"}},
+}
 
 
 def vdag(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -97,6 +101,21 @@ def test_a_fleet_is_drawn_and_simulated_as_flows():
     assert outcome["frames"] == 0
 
 
+def test_it_runs_where_no_web_server_and_no_database_is_installed():
+    absent = "fastapi", "starlette", "uvicorn", "sqlalchemy"
+    run = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+        "from vdag.cli import main\n"
+        "sys.argv = 'vdag simulate --nodes 2 --queries 1 --duration 3 --json'.split()\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)[0]["policy"] == "predictive"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -120,7 +139,7 @@ class Cloud(BaseHTTPRequestHandler):
             return
         listed = {
             "query_id": "GLOBAL_ID_1", "node_addr": EDGE, "pipeline": ["face_detection"],
-            "user_constraint": {"delay": 0.5}, "policy": "static",
+            "user_constraint": {"delay": 0.5}, "policy": "static", "dag": DAG,
         }  # fmt: skip
         plan = {"number": 1, "video_conf": CONF, "flow_mapping": {"face_detection": PLACE}}
         replies: dict[str, Any] = {
@@ -175,6 +194,7 @@ def test_a_query_is_recorded_and_simulated(cloud: str, tmp_path: Path):
     assert trace.frames[3].tasks["face_detection"].compute == 0.02
     assert [plan.number for plan in trace.plans] == [1]
     assert trace.states[0].nodes == (EDGE,)
+    assert trace.dag == DAG
     assert scenario_of_trace(trace).nodes[0].name == EDGE
     again = vdag(
         "simulate", str(path), "--trace", "--policy", "static", "--duration", "5", "--json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from vdag.config import Config, load_config
 from vdag.control import wire
 from vdag.control.affiliation import Affiliation, state_folder
 from vdag.control.cluster import Alone, Fleet, Hearsay
+from vdag.control.records import Retention
 from vdag.errors import ConfigError
 from vdag.transport.keys import KeyFolder
 
@@ -105,3 +107,26 @@ def test_the_state_is_where_systemd_or_the_user_has_it(tmp_path, monkeypatch):
     folder.chmod(0o755)
     with pytest.raises(ConfigError, match=r"has mode 0755, not 0700$"):
         state_folder(config)
+
+
+def test_records_are_kept_as_long_as_the_settings_say(tmp_path, opened):
+    ages = "{packets_s = 60, samples_s = 120, rollups_s = inf}"
+    values = {"node__roles": "['cloud']", "cloud__retention": ages, "cloud__results_kept": "11"}
+    node = opened.enter_context(Affiliation(settings(tmp_path / "a", **values), view=lambda: MINE))
+    assert node.store._ledger.retention == Retention(
+        11, packets_s=60.0, samples_s=120.0, rollups_s=math.inf
+    )
+
+
+def test_a_node_says_how_it_is_and_keeps_frames_in_its_folder_if_it_has_jobs(tmp_path, opened):
+    config = settings(tmp_path / "a", node__controller="tcp://127.0.0.1:1")
+    node = opened.enter_context(Affiliation(config, view=lambda: EDGE))
+    node.join("10.0.0.2:5001", look=lambda: None)
+    assert node.courier is not None
+    assert not (tmp_path / "a" / "frames").exists()
+    other = opened.enter_context(Affiliation(config, view=lambda: EDGE))
+    other.join("10.0.0.2:5002", jobs=NotedJobs())
+    assert stat.S_IMODE((tmp_path / "a" / "frames").stat().st_mode) == 0o700
+    idle = opened.enter_context(Affiliation(config, view=lambda: EDGE))
+    idle.join("10.0.0.2:5003")
+    assert (idle.agent is None, idle.courier) == (False, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ import numpy as np
 import pytest
 
 from vdag.config import VideoConfig
+from vdag.control.agent.framebook import FrameBook, frames_of
 from vdag.control.jobs import JobManager
-from vdag.control.jobs.run import Site, lane_of
+from vdag.control.jobs.lanes import lane_of
+from vdag.control.jobs.run import Site
 from vdag.control.scheduling.events import QueryState
+from vdag.control.wire_log import read_columns
 from vdag.errors import ConfigError, GraphError, NotFound, PlanError
 from vdag.graph import Graph
 from vdag.plan import Constraint, Placement, Plan, VideoConf
@@ -169,6 +173,30 @@ def test_a_job_runs_to_the_end_of_its_video_and_reports_every_frame(manage, desk
     ]
     info = jobs.infos()[0]
     assert (info.plan_number, info.state, dict(info.drops)) == (1, QueryState.ENDED, {})
+
+
+def test_every_frame_is_noted_for_the_records_with_where_its_time_went(hosts, clip, desk):
+    book = FrameBook("0123456789abcdef")
+    site = Site(hosts[0].exchange, hosts[0].peers, "127.0.0.1", frames=book)
+    videos = {0: VideoConfig(str(clip), pace="asap")}
+    with JobManager(
+        site, videos, offered=lambda: dict.fromkeys(hosts[0].tasks, (0,)), reporter=desk
+    ) as jobs:
+        jobs.submit("GLOBAL_ID_1", 0, CHAIN, UNBOUND)
+        routes = {"darkness": hosts[1].peers.address}
+        jobs.update_plan("GLOBAL_ID_1", plan_of(3), routes)
+        assert select.select([book.bell.fileno()], [], [], TIMEOUT_S)[0], "the job has ended"
+        (found,) = frames_of(book.take(), book.run, lambda here_ns: here_ns)
+    book.close()
+    assert (found.job_uid, found.routes) == ("GLOBAL_ID_1", routes)
+    assert found.branches == [["brightness", "darkness"]]
+    columns = read_columns(found)
+    assert columns.sequences.tolist() == list(range(FRAMES))
+    assert columns.lengths_s.min() >= 0
+    # What is left of the whole is the way home.
+    assert (columns.lengths_s.sum(1) <= columns.wholes_s + 1e-4).all()
+    assert (columns.sizes[:, 1] > 0).all()
+    assert not columns.sizes[:, 0].any()
 
 
 def test_a_frame_object_has_what_the_documents_say_and_where_its_time_went(manage, desk):

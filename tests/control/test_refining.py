@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scheduler_kit import HOST, TASKS, node
 
-from vdag.control.controller.refining import SAVE_NS, Refinement, load_profile
 from vdag.control.profile import Cost, Profile
+from vdag.control.profile.refining import SAVE_NS, Refinement, load_profile
 from vdag.errors import ConfigError
 from vdag.plan import Placement, Plan, VideoConf
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -32,6 +33,7 @@ from vdag.control.scheduling.events import (
     QuerySubmitted,
     RuntimeReported,
     ServiceInfo,
+    Tick,
     VideoInfo,
 )
 from vdag.control.scheduling.instructions import (
@@ -176,6 +178,38 @@ def test_a_runtime_of_an_older_plan_is_no_news(running):
     assert _asked(running.wait(5)) == []
     running.tell(RuntimeReported, QUERY, {"delay": 0.1}, 2)
     assert len(_asked(running.wait(2.1))) == 1
+
+
+@pytest.mark.parametrize("runtime", [{"delay_p95": 0.31}, {"delay_p95": 0.2, "changed": True}])
+def test_what_cannot_wait_is_asked_about_at_once_but_once(running, runtime):
+    running.wait(2.1)
+    running.propose(QUERY, SPLIT)
+    running.tell(RuntimeReported, QUERY, {"delay_p95": 0.29}, 1)
+    assert _asked(running.wait(1.0)) == []
+    running.tell(RuntimeReported, QUERY, runtime, 1)
+    assert [each.question.cause for each in _asked(running.wait(0.25))] == ["period"]
+    running.propose(QUERY, SPLIT)
+    running.tell(RuntimeReported, QUERY, runtime, 1)
+    assert _asked(running.wait(1.5)) == [], "it was told of that"
+    assert len(_asked(running.wait(0.75))) == 1
+
+
+def test_alarms_do_not_follow_each_other_without_a_pause(running):
+    running.wait(2.1)
+    running.propose(QUERY, SPLIT)
+    running.tell(RuntimeReported, QUERY, {"delay_p95": 0.31}, 1)
+    assert _asked(running.tell(Tick)) == []
+    assert len(_asked(running.wait(0.5))) == 1
+
+
+@pytest.mark.parametrize("p95_s", [math.nan, math.inf, -1.0, "late", None, True])
+def test_what_is_no_delay_is_no_alarm(running, p95_s):
+    running.wait(2.1)
+    running.propose(QUERY, SPLIT)
+    running.tell(ConstraintChanged, QUERY, Constraint.from_document({"delay": 2.0}))
+    running.propose(QUERY, SPLIT)
+    running.tell(RuntimeReported, QUERY, {"delay_p95": p95_s}, 1)
+    assert _asked(running.wait(1.75)) == []
 
 
 def test_the_delays_of_tasks_are_told_in_the_older_form_too(running):

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vdag.control.jobs.sniffing import Sniffer, objects_in
-from vdag.control.jobs.sniffing.motion import MAX_SPEED, Motion, Scene
-from vdag.control.jobs.sniffing.sightings import MAX_TIME_S, Objects, Sighting, TaskSighting
-from vdag.control.jobs.sniffing.window import Window, quantile
+from vdag.control.sniffing import Sniffer, objects_in
+from vdag.control.sniffing.motion import MAX_SPEED, Motion, Scene
+from vdag.control.sniffing.shifts import FEW, RUN, Shift
+from vdag.control.sniffing.sightings import MAX_TIME_S, Objects, Sighting, TaskSighting
+from vdag.control.sniffing.window import Window, quantile
 from vdag.results import Result, TaskParts
 
 NAN, INF = math.nan, math.inf
@@ -227,8 +228,10 @@ def plain(frames: list[Sighting], before: Sighting | None, *, is_first: bool) ->
         counts = [row.objects.n for row in since if row.objects is not None]
         enough = len(counts) > bool(cuts)
         found["obj_stable"] = enough and statistics.pstdev(counts) < 0.3
-    if speeds := [row.speed for row in frames if row.speed is not None]:
+    if speeds := [row.speed for row in frames if row.speed is not None and not row.is_empty]:
         found["obj_speed"] = mean(speeds)
+    elif any(row.is_empty for row in frames):
+        found["obj_speed"] = 0.0
     found["plan_result"], found["data_trans_size"] = plain_tasks(frames)
     return found
 
@@ -346,6 +349,39 @@ def test_what_is_asked_for_is_what_came_since_it_was_asked_for_last():
     found = sniffer.answer()
     assert (found["frames"], found["dropped"]) == (1, 2)
     assert (found["window_s"], found["fps"]) == pytest.approx((0.3, 1 / 0.3))
+
+
+def test_a_report_begins_anew_when_delays_change_at_once():
+    sniffer = Sniffer()
+    for seq in range(40):
+        sniffer.observe(result_of(seq, delay_s=0.1 + 0.01 * (seq % 3)), seq / 10)
+    assert "changed" not in sniffer.report()
+    for seq in range(40, 40 + RUN):
+        sniffer.observe(result_of(seq, delay_s=0.4), seq / 10)
+    report = sniffer.report()
+    assert (report["frames"], report["changed"], report["dropped"]) == (RUN, True, 0)
+    assert (report["delay"], report["delay_p95"]) == pytest.approx((0.4, 0.4))
+    assert sniffer.context()["frames"] == 40 + RUN  # beside a frame it is the latest frames
+    for seq in range(45, 160):
+        sniffer.observe(result_of(seq, delay_s=0.4), seq / 10)
+    assert "changed" not in sniffer.report(), "a window that is full is as good as any"
+    for seq in range(160, 160 + RUN):
+        sniffer.observe(result_of(seq, delay_s=0.1), seq / 10)
+    assert sniffer.report()["changed"] is True
+    sniffer.observe(result_of(165, plan=9, delay_s=0.1), 16.5)
+    assert "changed" not in sniffer.report(), "it began with the plan"
+
+
+def test_a_few_slow_frames_are_no_change():
+    shift = Shift()
+    burst = [0.1, 0.11, 0.12] * 7 + [0.9] * (RUN - 1)
+    assert not any(shift.sees(delay_s) for delay_s in burst * 5)
+
+
+@given(st.floats(1e-4, 10.0), st.lists(st.floats(0.9, 1.1), min_size=1, max_size=300))
+def test_delays_of_one_kind_never_change(mean_s, factors):
+    shift = Shift()
+    assert not any(shift.sees(mean_s * factor) for factor in [1.0] * FEW + factors)
 
 
 def test_windows_are_bounded_in_frames_and_in_seconds():

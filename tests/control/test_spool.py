@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vdag.control import wire
 from vdag.control.agent import spool as spool_module
-from vdag.control.agent.spool import Spool
+from vdag.control.agent.spool import FrameSpool, Spool
+from vdag.control.wire_log import read_columns, write_columns
 
 RUN = "0123456789abcdef"
 BATCH = 1 << 16
@@ -236,3 +237,46 @@ def test_no_job_is_waited_for_because_of_a_broken_segment(tmp_path: Path, small)
         path.write_bytes(b"broken")
     drain(spool)
     assert not spool.has("GLOBAL_ID_1", RUN)
+
+
+# Frames
+
+
+def frames(first: int, count: int) -> wire.Frames:
+    numbers = range(first, first + count)
+    columns = write_columns(numbers, numbers, [1.0] * count, [[0.0] * 3] * count, [[0]] * count)
+    return wire.Frames("GLOBAL_ID_1", RUN, [["cars"]], {}, columns)
+
+
+def sequences(spool: FrameSpool) -> list[int]:
+    """Send everything."""
+    found: list[int] = []
+    while batch := spool.batch(BATCH):
+        for each in batch:
+            found += read_columns(each).sequences.tolist()
+        spool.acknowledge(batch)
+    return found
+
+
+def test_frames_outlive_a_node_and_are_counted_one_by_one(tmp_path: Path):
+    spool = FrameSpool(tmp_path)
+    for first in (0, 10, 20):
+        spool.add(frames(first, 10))
+    assert spool.stats().results == 30
+    spool.acknowledge(spool.batch(1))
+    spool.close()
+    again = FrameSpool(tmp_path)
+    assert sequences(again) == list(range(10, 30))
+    assert (again.is_empty, again.stats().dropped) == (True, 0)
+
+
+@pytest.mark.usefixtures("small")
+def test_frames_that_there_is_no_room_for_are_the_oldest_and_counted(tmp_path: Path):
+    spool = FrameSpool(tmp_path, limit_nbytes=10_000)
+    for first in range(0, 500, 5):
+        spool.add(frames(first, 5))
+    dropped = spool.stats().dropped
+    left = sequences(spool)
+    assert dropped > 0
+    assert len(left) + dropped == 500
+    assert left[-1] == 499

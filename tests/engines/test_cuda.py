@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from vdag import _native as native
+from vdag._native.ring import Arena
 from vdag.engines.gpu import driver_calls
 from vdag.engines.gpu.device import Device, device_number, open_device
+from vdag.engines.gpu.pages import LockedPages
 from vdag.engines.gpu.pictures import ITEM, Launch, Preparation, place
-from vdag.errors import EngineUnavailable
+from vdag.errors import EngineError, EngineUnavailable
 
 
 @pytest.fixture
@@ -45,6 +47,59 @@ def test_the_kernel_on_the_device_computes_what_the_cpu_computes(device: Device)
         for memory in memories:
             memory.close()
     assert np.abs(found - expected).max() * 255 <= 1
+
+
+@pytest.mark.gpu
+def test_slots_that_may_only_be_read_are_locked_once_and_go_up_from_there(device: Device):
+    data = np.random.default_rng(2).integers(0, 256, 3 << 20, dtype=np.uint8)
+    with Arena.create("cuda", [(4 << 20, 4)]) as arena, Arena.attach(arena.name) as reader:
+        before, ref = arena.put(data), arena.put(data)
+        assert before is not None
+        assert ref is not None
+        assert ref.offset > before.offset  # within the range, not at its begin
+        first, second = LockedPages(device), LockedPages(device)
+        assert first.lock(*reader.mapping)
+        assert second.lock(*reader.mapping)
+        first.close()
+        with reader.acquire(ref.slot, ref.generation) as view:
+            slot = np.frombuffer(view, np.uint8)
+            assert second.hold(slot)
+            assert not first.hold(slot)
+            found = np.zeros_like(slot)
+            with device.active():
+                memory, stream = device.allocate(slot.nbytes), device.stream()
+                start, _ = reader.mapping  # it is locked still
+                assert device.mapped(slot.ctypes.data) - device.mapped(start) == (
+                    ref.offset - reader.control_nbytes
+                )
+                device.upload(memory.address, slot, stream)
+                device.download(found, memory.address, stream)
+                stream.synchronize()
+                memory.close()
+            np.testing.assert_array_equal(found, data)
+            second.close()
+            with device.active(), pytest.raises(EngineError, match="device address of host memory"):
+                device.mapped(slot.ctypes.data)
+            del slot
+
+
+@pytest.mark.gpu
+def test_a_stream_waits_for_the_event_of_another(device: Device):
+    with device.active():
+        nbytes = 64 << 20
+        source, memory = device.page_locked(nbytes), device.allocate(nbytes)
+        back = device.page_locked(nbytes)
+        source[:] = 7
+        first, second, event = device.stream(), device.stream(), device.event()
+        for _ in range(8):
+            device.upload(memory.address, source, first)
+        event.record(first)
+        second.wait_for_event(event)
+        device.download(back, memory.address, second)
+        second.synchronize()
+        assert event.query()
+        assert (back == 7).all()
+        memory.close()
 
 
 def test_the_kernels_compile_for_old_and_new_devices():

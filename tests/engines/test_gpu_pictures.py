@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vdag import _native as native
-from vdag.engines.gpu.pictures import ITEM, Launch, Preparation, check_picture, place
+from vdag.engines.gpu.pictures import ITEM, Launch, Preparation, place, size_of
 from vdag.errors import ConfigError, ImageError
 
 NORMS = (
@@ -128,14 +128,14 @@ def test_a_preparation_without_meaning_is_refused(size: Any, mode: Any, problem:
 )
 def test_what_is_no_picture_is_refused(picture: Any, problem: str):
     with pytest.raises(ImageError) as caught:
-        check_picture("picture", picture)
+        size_of("picture", picture)
     assert str(caught.value) == problem
 
 
 def test_gaps_inside_rows_are_refused():
     picture = np.zeros((4, 8, 3), np.uint8)[:, ::2]
     with pytest.raises(ImageError, match=r"picture with strides \(24, 6, 1\) has gaps inside"):
-        check_picture("picture", picture)
+        size_of("picture", picture)
 
 
 def test_the_kernels_are_found_under_their_names(kernels: ctypes.CDLL):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -109,6 +110,36 @@ def test_two_batches_are_in_flight_and_keep_their_own(engine):
         assert_same(pending.result(), on_the_cpu(batch)[0])
 
 
+def test_what_was_submitted_is_counted_when_its_result_is_taken(engine):
+    begun = [engine.submit_pictures(pictures(count), PREPARATION) for count in (1, 2)]
+    assert engine.stats().calls == 0
+    for count, each in zip((1, 2), begun, strict=True):
+        found, placements = each.result()
+        assert len(placements) == len(found["score"]) == count
+    assert (engine.stats().calls, engine.stats().items) == (2, 3)
+
+
+def test_who_came_first_for_a_lane_gets_it_first(engine):
+    held = [engine.begin_pictures(pictures(1), PREPARATION) for _ in range(2)]
+    order: list[int] = []
+    threads = []
+    for number in range(4):
+
+        def call(number: int = number) -> None:
+            with engine.lanes._taken() as lane:
+                order.append(number)
+            engine.lanes._release(lane)
+
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
+        wait_until(lambda number=number: len(engine.lanes._queue) == number + 1)
+    for pending in held:
+        pending.result()
+    for thread in threads:
+        thread.join(30)
+    assert order == [0, 1, 2, 3]
+
+
 def test_a_result_is_taken_once(engine):
     pending = engine.begin_pictures(pictures(1), PREPARATION)
     pending.result()
@@ -161,6 +192,13 @@ def test_a_batch_that_waits_for_a_lane_gets_it(engine):
         pending.result()
     assert done.wait(30)
     thread.join()
+
+
+def wait_until(holds: Any) -> None:
+    deadline_s = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline_s
+        threading.Event().wait(0.001)
 
 
 class Failing:
@@ -222,10 +260,31 @@ def test_a_picture_in_locked_pages_is_not_copied_on_the_host(engine, host):
             del slot
 
 
-def test_memory_that_cannot_be_locked_is_copied(engine, host, caplog):
+def test_engines_of_a_process_lock_the_same_pages_once(host):
+    with open_engine(host) as first:
+        assert first.lock_pages(1 << 20, 8192)
+        with open_engine(host) as second:
+            assert second.lock_pages(1 << 20, 8192)
+            assert host.registered == {1 << 20: 8192}
+            first.unlock_pages(1 << 20)
+            assert host.registered == {1 << 20: 8192}
+        assert host.registered == {}
+        first.unlock_pages(1 << 20)
+
+
+def test_an_engine_that_is_closed_leaves_no_page_locked(host):
+    with open_engine(host) as engine:
+        engine.lock_pages(1 << 20, 8192)
+    assert host.registered == {}
+
+
+def test_memory_that_cannot_be_locked_is_copied_and_said_once(engine, host, caplog):
     host.refusal = "not supported"
     assert not engine.lock_pages(4096, 4096)
-    assert "shared memory is not page-locked: not supported" in caplog.text
+    assert not engine.lock_pages(4096, 4096)
+    assert [record.getMessage() for record in caplog.records] == [
+        "shared memory is not page-locked: not supported"
+    ]
     assert_same(engine.infer_pictures(pictures(1), PREPARATION)[0], on_the_cpu(pictures(1))[0])
 
 

@@ -74,7 +74,9 @@ def test_load_refuses_an_unknown_override(model: Path) -> None:
 
 
 def test_load_refuses_an_unknown_engine(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^engine 'torch' is none of onnx, onnx-cuda, tensorrt$"):
+    with pytest.raises(
+        ConfigError, match=r"^engine 'torch' is none of onnx, onnx-cuda, onnx-tensorrt, tensorrt$"
+    ):
         engines.load(model, engine="torch")
 
 
@@ -109,7 +111,7 @@ def test_a_target_without_the_class_is_unavailable(model: Path, targets: dict[st
 
 def test_available_names_every_engine_and_its_devices() -> None:
     infos = {info.name: info for info in engines.available()}
-    assert list(infos)[:3] == ["onnx", "onnx-cuda", "tensorrt"]
+    assert list(infos)[:4] == ["onnx", "onnx-cuda", "onnx-tensorrt", "tensorrt"]
     import onnxruntime
 
     assert infos["onnx"].version == onnxruntime.__version__

@@ -248,7 +248,7 @@ def test_a_changed_file_is_not_the_cards_model(tmp_path: Path) -> None:
          "input.size is [640, 0], expected height and width of 1 to 8192"),
         ('kind = "yolo"', 'kind = "ssd"',
          "decode.kind is 'ssd', expected one of "
-         "binary, blazeface, centerface, facemesh, nanodet, yolo"),
+         "binary, blazeface, centerface, classes, facemesh, nanodet, yolo"),
         ('layout = "v8"', 'layout = "v9"',
          "decode.layout is 'v9', expected one of nothing, v5, v8"),
         ('layout = "v8"\n', "", "decode.layout is missing, expected one of v5, v8"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 from job_kit import (
     ONE,
     SLOTS,
     TWO,
+    WAIT_S,
     balanced,
     job_of,
     pictures,
@@ -167,3 +170,40 @@ def test_an_exchange_that_reads_nothing_costs_frames_and_not_the_job(post, monke
     dropped = job.stats().frames.dropped
     assert dropped == {"peer_full": 3, "timeout": 1}
     assert post.arena.stats().free == SLOTS
+
+
+def test_who_wants_to_know_is_told_of_every_frame_without_a_result(post):
+    told = []
+
+    def note(frame, plan, parts):
+        lengths_s = {task: round(part.compute_s, 9) for task, part in parts.items()}
+        told.append((frame.seq, plan, lengths_s))
+
+    def script(post):
+        for descriptor in post.take(6):
+            seq, task = descriptor.header.seq, descriptor.here.task
+            if seq == 1 and task == "faces":
+                post.bring(descriptor, {"faces": [1_000, 251_000]})
+            elif seq == 1 or seq == 2:
+                post.lose(descriptor, "deadline")
+            else:
+                post.bring(descriptor)
+
+    with post.playing(script), job_of(post, pictures(3), TWO, plan=4, on_drop=note) as job:
+        assert [result.seq for result in job] == [0]
+    assert [(seq, plan) for seq, plan, _ in told] == [(1, 4), (2, 4)]
+    assert told[0][2] in ({"faces": 0.00025}, {})  # what was home when the other branch was lost
+    assert told[1][2] == {}
+    assert balanced(job.stats())
+
+
+def test_a_frame_that_is_given_up_when_the_job_closes_is_told_of_too(post):
+    told = []
+    with job_of(post, pictures(1), on_drop=lambda frame, *_: told.append(frame.seq)) as job:
+        thread = threading.Thread(target=lambda: list(job))
+        thread.start()
+        post.take()
+        job.close()
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert told == [0]

@@ -27,6 +27,7 @@ from vdag.engines.base import Engine, EngineSpec, TensorSpec
 from vdag.engines.gpu.engine import LaneEngine, page_locked
 from vdag.engines.gpu.lane import DeviceTensor
 from vdag.engines.gpu.lanes import Lanes
+from vdag.engines.gpu.pages import Registrations
 from vdag.engines.gpu.pictures import BLOCK, KERNELS, Launch, source
 from vdag.engines.onnx import OnnxEngine, tensor
 from vdag.engines.tensorrt import flavour
@@ -111,6 +112,9 @@ class HostStream:
     def synchronize(self) -> None:
         assert self.recording is None, "a stream cannot be waited for during a capture"
 
+    def wait_for_event(self, event: HostEvent) -> None:
+        assert event.at is not None, "nothing was recorded"
+
 
 class HostEvent:
     clock = itertools.count()
@@ -176,6 +180,7 @@ class HostDevice:
         self.locked: list[tuple[int, int]] = []
         self.uploads: list[tuple[int, int]] = []
         self.refusal = ""
+        self.registrations = Registrations(self.register, self.unregister)
         self._active = threading.local()
         self._handles = itertools.count(1)
 
@@ -198,6 +203,10 @@ class HostDevice:
         self.check_active()
         return HostEvent()
 
+    def free_nbytes(self) -> int:
+        self.check_active()
+        return self.nbytes - sum(self.allocated.values())
+
     def allocate(self, nbytes: int) -> HostMemory:
         self.check_active()
         return HostMemory(self, nbytes)
@@ -212,6 +221,7 @@ class HostDevice:
         self.check_active()
         if self.refusal:
             raise EngineError(self.refusal)
+        assert address not in self.registered, "a driver takes a range once"
         self.registered[address] = nbytes
 
     def unregister(self, address: int) -> None:
@@ -323,3 +333,13 @@ class HostPlatform:
 
     def _lanes(self, spec: EngineSpec, compute: Callable[[Any], Any]) -> LaneEngine:
         return LaneEngine(spec.label, Lanes(self.host, compute))
+
+
+class HostEngine(LaneEngine):
+    """An engine on `host`, to be registered as `gpu_kit:HostEngine`."""
+
+    host: HostDevice
+
+    def __init__(self, spec: EngineSpec) -> None:
+        lanes = Lanes(self.host, lambda stream: HostCompute(spec.model))
+        super().__init__(spec.label, lanes, max_shapes=spec.max_shapes)

@@ -121,12 +121,16 @@ class Hosts:
 class Loopback:
     """So many addresses of this host, in place of `Hosts`; nothing can be cut.
 
+    Args:
+        count: of the addresses.
+        net: third number of them; suites that may run at a time have different ones.
+
     Attributes:
         addresses: of them.
     """
 
-    def __init__(self, count: int) -> None:
-        self.addresses = [f"127.0.77.{side + 1}" for side in range(count)]
+    def __init__(self, count: int, net: int = 77) -> None:
+        self.addresses = [f"127.0.{net}.{side + 1}" for side in range(count)]
 
     @contextmanager
     def process(self, side: int, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:

@@ -141,6 +141,7 @@ class Node:
         reader = threading.Thread(target=self._read, args=(self.process,))
         reader.start()
         self._stack.callback(reader.join, TIMEOUT_S)
+        self._stack.callback(self.process.kill)  # its output ends with it
         self.wait_for(r" at http://", mark)
 
     def wait_for(

@@ -70,7 +70,9 @@ START = st.builds(
 SEND = st.builds(wire.SendPlan, POSITIVE, NAME, PLAN, ROUTES, ROUTES)
 STOP = st.builds(wire.StopJob, POSITIVE, NAME, TEXT)
 LIMIT = st.builds(wire.LimitTask, POSITIVE, NAME, st.none() | LIMITS)
-ORDER = START | SEND | STOP | LIMIT
+WORKERS = st.integers(0, 64)
+OPEN = st.builds(wire.OpenTask, POSITIVE, NAME, WORKERS)
+ORDER = START | SEND | STOP | LIMIT | OPEN
 REPORT = st.builds(
     wire.Report,
     NAME, SESSION, SESSION, POSITIVE, NUMBER, NUMBER,
@@ -85,15 +87,26 @@ REPORT = st.builds(
     bandwidth=st.dictionaries(NAME, st.floats(0, 1e18), max_size=3),
     results=lists(RESULT),
     refusals=st.dictionaries(NAME, TEXT, max_size=3),
+    opened=lists(st.builds(wire.Opened, NAME, POSITIVE, TEXT)),
 )  # fmt: skip
 JOIN = st.builds(
     wire.Join,
     NAME, SESSION, TEXT, ROLE, st.integers(0, 65535), TEXT,
     st.dictionaries(NUMBER, VIDEO, max_size=3), OFFERS, lists(WORK), DOCUMENT,
-    st.dictionaries(NAME, LIMITS, max_size=2),
+    st.dictionaries(NAME, LIMITS, max_size=2), st.dictionaries(NAME, WORKERS, max_size=2),
 )  # fmt: skip
+FRAMES = st.builds(
+    wire.Frames,
+    NAME, SESSION, st.lists(st.lists(NAME, min_size=1, max_size=2), min_size=1, max_size=2),
+    ROUTES, st.binary(max_size=64),
+)  # fmt: skip
+LOOK = st.builds(
+    wire.Look, NUMBER, DOCUMENT, st.dictionaries(NAME, st.tuples(RATIO, RATIO), max_size=2)
+)
 MESSAGE = st.one_of(
     JOIN,
+    st.builds(wire.Log, NAME, SESSION, POSITIVE, lists(FRAMES), lists(LOOK), NUMBER),
+    st.builds(wire.Logged, POSITIVE, SESSION, st.booleans(), NUMBER, NUMBER, st.floats(0.01, 60)),
     REPORT,
     st.builds(wire.Await, NAME, SESSION, SESSION, NUMBER),
     st.builds(wire.Joined, SESSION, st.floats(0.01, 60), st.floats(0.01, 60), VIEW),

@@ -18,7 +18,7 @@ PIXELS: dict[str, Any] = {
     "kind": 2,
     "dtype": 1,
     "shape": (1080, 1920, 3),
-    "flags": 0x80000001,
+    "link_nbytes": 0x80000001,
     "hop": 2,
     "plan": 17,
     "stream": 2**64 - 1,

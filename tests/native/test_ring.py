@@ -42,6 +42,20 @@ def test_a_reference_says_where_its_payload_is(arena: Any) -> None:
     assert len(acquire(arena, ref)) == 60
 
 
+def test_all_slots_lie_in_one_mapping(arena: Any, consumer: Any) -> None:
+    refs = [commit(arena, value=value, nbytes=nbytes) for value, nbytes in ((1, 100), (2, 5000))]
+    address, nbytes = consumer.mapping
+    assert nbytes == consumer.nbytes - consumer.control_nbytes
+    for ref in refs:
+        with acquire(consumer, ref) as view:
+            slot = np.asarray(view)
+            assert slot.ctypes.data == address + ref.offset - consumer.control_nbytes
+            del slot
+    consumer.close()
+    with pytest.raises(ChannelClosed, match="is closed"):
+        consumer.mapping  # noqa: B018
+
+
 def test_slots_are_aligned_to_cache_lines_and_large_ones_to_pages(arena: Any) -> None:
     small, large = [arena.loan(100) for _ in range(4)], arena.loan(5000)
     assert [loan.commit().offset % 64 for loan in small] == [0] * 4

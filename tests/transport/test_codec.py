@@ -113,7 +113,10 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
     route = draw(routes)
     fields |= {name: draw(numbers) for name in ("plan", "stream", "seq", "cam_frame_id", "arena")}
     fields |= {name: draw(times) for name in ("capture_ns", "deadline_ns", "pts_ns")}
-    fields |= {"hop": draw(st.integers(0, len(route))), "flags": draw(st.integers(0, 2**32 - 1))}
+    fields |= {
+        "hop": draw(st.integers(0, len(route))),
+        "link_nbytes": draw(st.integers(0, 2**32 - 1)),
+    }
     fields |= {"slot": draw(st.integers(0, 2**32 - 1)), "generation": draw(numbers)}
     context = draw(st.dictionaries(names, fields_of_a_task, max_size=3))
     return Descriptor(Header(**fields), draw(names), draw(names), route, context, payload)

@@ -97,8 +97,8 @@ def test_results_travel_without_pixels_and_small_arrays_within_the_descriptor(
         sender.send(encode(Descriptor(array, "job", "cam", ROUTE, {}, b"abc"))[0])
         assert sender.edge.drain(TIMEOUT_S)
     first, second = (node.frames.get(timeout=TIMEOUT_S)[0] for _ in range(2))
-    assert first.header.flags > second.header.flags - 3 > 136  # bytes of the messages
-    lengths = {"route_nbytes": 0, "context_nbytes": 0, "flags": 0}
+    assert first.header.link_nbytes > second.header.link_nbytes - 3 > 136  # bytes of the messages
+    lengths = {"route_nbytes": 0, "context_nbytes": 0, "link_nbytes": 0}
     assert first.header.replace(**lengths) == result
     assert first.context["face_detection"]["prob"] == np.float32([0.5])
     assert second.header.replace(**lengths) == array

@@ -16,12 +16,18 @@ def brightness(image: NDArray[np.uint8], prob: NDArray[np.float32] | None = None
     return {"brightness": float(image.mean())}
 
 
+@vdag.task(outputs=["shade"], params={"factor": 0.5})
+def shade(image: NDArray[np.uint8], factor: float) -> dict[str, Any]:
+    return {"shade": factor * float(image.mean())}
+
+
 class Count:
     signature = vdag.Signature(frozenset({"bbox"}), frozenset({"count"}))
     max_batch = 8
 
     def __init__(self, options: vdag.TaskOptions) -> None:
         self.model_id = options.model_id
+        self.least = options.params.get("least", 0)
 
     def process(self, batch: Iterable[Any]) -> list[dict[str, Any]]:
         return [{"count": len(inputs["bbox"])} for inputs in batch]

@@ -1,9 +1,9 @@
 """The descriptor header: 136 bytes in front of a frame's route, context and inline payload.
 
 `reference_header` has the table of the bytes. Little-endian, naturally aligned, in this order:
-magic `VDAG`, version u16, header_nbytes u16, flags u32, kind u8, dtype u8, ndim u8, hop u8, plan
-u64, stream u64, seq u64, cam_frame_id u64, capture_ns i64, deadline_ns i64, pts_ns i64, shape 4
-u32, arena u64, generation u64, offset u64, payload_nbytes u64, slot u32, route_nbytes u32,
+magic `VDAG`, version u16, header_nbytes u16, link_nbytes u32, kind u8, dtype u8, ndim u8, hop u8,
+plan u64, stream u64, seq u64, cam_frame_id u64, capture_ns i64, deadline_ns i64, pts_ns i64, shape
+4 u32, arena u64, generation u64, offset u64, payload_nbytes u64, slot u32, route_nbytes u32,
 context_nbytes u32, padding u32.
 """
 
@@ -38,7 +38,7 @@ class Header:
         kind: where the payload is and how it is coded, an index into `KINDS`.
         dtype: of the payload's items, an index into `DTYPES`.
         shape: of the payload as an array, up to 4 entries; `ndim` is its length.
-        flags: bits of the transport layer.
+        link_nbytes: bits of the transport layer.
         hop: position on the route.
         plan: number of the plan that made the route.
         stream: id of the video stream.
@@ -65,7 +65,7 @@ class Header:
         kind: int = 0,
         dtype: int = 0,
         shape: tuple[int, ...] = (),
-        flags: int = 0,
+        link_nbytes: int = 0,
         hop: int = 0,
         plan: int = 0,
         stream: int = 0,
@@ -91,7 +91,7 @@ class Header:
     @property
     def ndim(self) -> int: ...
     @property
-    def flags(self) -> int: ...
+    def link_nbytes(self) -> int: ...
     @property
     def hop(self) -> int: ...
     @property

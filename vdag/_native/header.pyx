@@ -19,7 +19,7 @@ cdef extern from "header_kernel.h":
     ctypedef struct vdag_header:
         char magic[4]
         uint16_t version, header_nbytes
-        uint32_t flags
+        uint32_t link_nbytes
         uint8_t kind, dtype, ndim, hop
         uint64_t plan, stream, seq, cam_frame_id
         int64_t capture_ns, deadline_ns, pts_ns
@@ -62,7 +62,7 @@ DTYPES = ("none", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64
 
 # The constructor's fields with the bits of their unsigned integers; 0 is a signed one of 64.
 cdef tuple INTEGERS = (
-    ("kind", 8), ("dtype", 8), ("shape", 32), ("flags", 32), ("hop", 8), ("plan", 64),
+    ("kind", 8), ("dtype", 8), ("shape", 32), ("link_nbytes", 32), ("hop", 8), ("plan", 64),
     ("stream", 64), ("seq", 64), ("cam_frame_id", 64), ("capture_ns", 0), ("deadline_ns", 0),
     ("pts_ns", 0), ("payload_nbytes", 64), ("route_nbytes", 32), ("context_nbytes", 32),
     ("arena", 64), ("slot", 32), ("generation", 64), ("offset", 64),
@@ -72,7 +72,7 @@ cdef tuple INTEGERS = (
 @cython.final
 @cython.freelist(64)
 cdef class Header:
-    """Header(*, kind=0, dtype=0, shape=(), flags=0, hop=0, plan=0, stream=0, seq=0, \
+    """Header(*, kind=0, dtype=0, shape=(), link_nbytes=0, hop=0, plan=0, stream=0, seq=0, \
 cam_frame_id=0, capture_ns=0, deadline_ns=0, pts_ns=None, payload_nbytes=0, route_nbytes=0, \
 context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
 --
@@ -91,7 +91,7 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
         _blank(&self.raw)
 
     # 19 fields are longer than a screen; splitting them would only spread them out.
-    def __init__(self, *, kind=0, dtype=0, shape=(), flags=0, hop=0, plan=0, stream=0, seq=0,
+    def __init__(self, *, kind=0, dtype=0, shape=(), link_nbytes=0, hop=0, plan=0, stream=0, seq=0,
                  cam_frame_id=0, capture_ns=0, deadline_ns=0, pts_ns=None, payload_nbytes=0,
                  route_nbytes=0, context_nbytes=0, arena=0, slot=0, generation=0, offset=0):
         cdef vdag_header raw
@@ -101,7 +101,7 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
             raw.kind = _int(kind)
             raw.dtype = _int(dtype)
             _set_shape(&raw, sizes)
-            raw.flags = _int(flags)
+            raw.link_nbytes = _int(link_nbytes)
             raw.hop = _int(hop)
             raw.plan = _int(plan)
             raw.stream = _int(stream)
@@ -119,7 +119,7 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
             raw.offset = _int(offset)
         except OverflowError as err:
             raise _out_of_range((
-                kind, dtype, sizes, flags, hop, plan, stream, seq, cam_frame_id, capture_ns,
+                kind, dtype, sizes, link_nbytes, hop, plan, stream, seq, cam_frame_id, capture_ns,
                 deadline_ns, pts_ns, payload_nbytes, route_nbytes, context_nbytes, arena, slot,
                 generation, offset,
             )) from err
@@ -143,8 +143,8 @@ context_nbytes=0, arena=0, slot=0, generation=0, offset=0)
         return self.raw.ndim
 
     @property
-    def flags(self):
-        return self.raw.flags
+    def link_nbytes(self):
+        return self.raw.link_nbytes
 
     @property
     def hop(self):

@@ -56,8 +56,8 @@ cdef int _set(vdag_header *raw, str name, object value) except -1:
         raw.offset = _int(value)
     elif name == "route_nbytes":
         raw.route_nbytes = _int(value)
-    elif name == "flags":
-        raw.flags = _int(value)
+    elif name == "link_nbytes":
+        raw.link_nbytes = _int(value)
     elif name == "plan":
         raw.plan = _int(value)
     elif name == "stream":

@@ -9,7 +9,7 @@
 typedef struct {
     char magic[4];
     uint16_t version, header_nbytes;
-    uint32_t flags;
+    uint32_t link_nbytes;
     uint8_t kind, dtype, ndim, hop;
     uint64_t plan, stream, seq, cam_frame_id;
     int64_t capture_ns, deadline_ns, pts_ns;
@@ -21,7 +21,7 @@ typedef struct {
 /* Packing is one memcpy, so the compiler must lay the fields out as the wire does. */
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the wire is little-endian");
 _Static_assert(offsetof(vdag_header, version) == 4, "layout");
-_Static_assert(offsetof(vdag_header, flags) == 8, "layout");
+_Static_assert(offsetof(vdag_header, link_nbytes) == 8, "layout");
 _Static_assert(offsetof(vdag_header, kind) == 12, "layout");
 _Static_assert(offsetof(vdag_header, plan) == 16, "layout");
 _Static_assert(offsetof(vdag_header, capture_ns) == 48, "layout");

@@ -8,7 +8,7 @@ kinds that travel inline, the payload. All numbers are little-endian and natural
          0     4  bytes   magic           b"VDAG"
          4     2  u16     version         1
          6     2  u16     header_nbytes   136
-         8     4  u32     flags           bits of the transport layer, passed on as they are
+         8     4  u32     link_nbytes           bits of the transport layer, passed on as they are
         12     1  u8      kind            0 none, 1 inline, 2 slot, 3 jpeg, 4 h264
         13     1  u8      dtype           index into DTYPES, 0 none
         14     1  u8      ndim            entries of shape that count, 0..4
@@ -118,7 +118,7 @@ _ITEM_NBYTES = (0, 1, 1, 2, 2, 4, 4, 8, 8, 2, 4, 8)
 _LAYOUT = struct.Struct("<4sHHI4B4Q3q4I4Q4I")
 #: Names of the numbers before and after the shape, without those that are always the same.
 _FRONT = (
-    *("flags", "kind", "dtype", "ndim", "hop", "plan", "stream", "seq", "cam_frame_id"),
+    *("link_nbytes", "kind", "dtype", "ndim", "hop", "plan", "stream", "seq", "cam_frame_id"),
     *("capture_ns", "deadline_ns", "pts_ns"),
 )
 _BACK = (
@@ -132,7 +132,7 @@ _I64 = (-(2**63), 2**63 - 1)
 _RANGES = {
     "kind": _U8,
     "dtype": _U8,
-    "flags": _U32,
+    "link_nbytes": _U32,
     "hop": _U8,
     "plan": _U64,
     "stream": _U64,
@@ -168,7 +168,7 @@ class Header:
         kind: where the payload is and how it is coded, an index into `KINDS`.
         dtype: of the payload's items, an index into `DTYPES`.
         shape: of the payload as an array, up to 4 entries; `ndim` is its length.
-        flags: bits of the transport layer.
+        link_nbytes: bits of the transport layer.
         hop: position on the route.
         plan: number of the plan that made the route.
         stream: id of the video stream.
@@ -192,7 +192,7 @@ class Header:
     kind: int = 0
     dtype: int = 0
     shape: tuple[int, ...] = ()
-    flags: int = 0
+    link_nbytes: int = 0
     hop: int = 0
     plan: int = 0
     stream: int = 0

@@ -139,13 +139,18 @@ class Arena:
         """Make an arena that this attachment owns; `arena_id` is drawn unless given."""
         number = int.from_bytes(os.urandom(8), "little") if arena_id is None else arena_id
         records, _, nbytes = lay_out(_check_classes(classes), os.sysconf("SC_PAGESIZE"))
-        slots = [
-            Slot(1 + (number & 0xFFFFFFFF), np.zeros(record[0], np.uint8))
+        data = np.zeros(nbytes - records[0][2], np.uint8)
+        starts = [
+            (record[2] - records[0][2] + index * record[1], record[0])
             for record in records
-            for _ in range(record[5])
+            for index in range(record[5])
+        ]
+        slots = [
+            Slot(1 + (number & 0xFFFFFFFF), data[start : start + length])
+            for start, length in starts
         ]
         name = f"vdag-{node}-{number:016x}"
-        shared = Shared(name, number, records, nbytes, slots, [-1] * len(records))
+        shared = Shared(name, number, records, nbytes, data, slots, [-1] * len(records))
         _ARENAS[name] = shared
         return Arena(shared, owner=True, writable=True)
 
@@ -155,6 +160,12 @@ class Arena:
         if name not in _ARENAS:
             raise TransportError(f"arena {name}: no such file or directory")
         return Arena(_ARENAS[name], owner=False, writable=writable)
+
+    @property
+    def mapping(self) -> tuple[int, int]:
+        """Address and length of the pages that all slots lie in, from `control_nbytes` on."""
+        self._require_open()
+        return self._shared.data.ctypes.data, self._shared.data.nbytes
 
     def loan(self, nbytes: int, timeout_s: float = 0.0) -> Loan | None:
         """Take the smallest free slot that fits, or one of the next size, or None."""

@@ -39,6 +39,7 @@ class Shared:
     arena_id: int
     records: list[tuple[int, ...]]
     nbytes: int
+    data: NDArray[np.uint8]
     slots: list[Slot]
     hot: list[int]
     alive: dict[int, bool] = field(default_factory=dict)  # process entry: it lives

@@ -136,6 +136,12 @@ cdef class Arena:
         self._open = True
         return self
 
+    @property
+    def mapping(self):
+        """Address and length of the pages that all slots lie in, from `control_nbytes` on."""
+        self._require_open()
+        return <size_t> self._ring.data, self.nbytes - self.control_nbytes
+
     def loan(self, Py_ssize_t nbytes, double timeout_s=0.0):
         """Take a slot to write into: the smallest that fits, or one of the next size.
 
@@ -280,7 +286,7 @@ cdef class Arena:
         if status == RING_CROWDED:
             raise TransportError(f"{readers} more readers exceed the {MAX_LEASES} of slot {slot}")
         if status != RING_OK:
-            raise self._stale(slot, generation)
+            raise _stale(self, slot, generation)
         return _reference(self, <uint32_t> slot, generation >> 16)
 
     def reap(self):
@@ -377,14 +383,8 @@ cdef class Arena:
     cdef int _adopt(self, int64_t slot, uint64_t generation, int kind) except -1:
         cdef int ticket = self._take(slot, generation, kind)
         if ticket < 0:
-            raise self._stale(slot, generation)
+            raise _stale(self, slot, generation)
         return ticket
-
-    cdef object _stale(self, int64_t slot, uint64_t generation):
-        ring_tally(&self._ring, RING_STALES, 1)
-        reused = ring_generation(&self._ring, <uint32_t> slot) != generation >> 16
-        reason = "is over" if reused else "has no lease in flight"
-        return StaleFrame(f"generation {generation} of slot {slot} {reason}")
 
     def __enter__(self):
         return self

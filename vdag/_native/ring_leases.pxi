@@ -43,6 +43,13 @@ cdef class SlotRef:
         return f"SlotRef(slot={self.slot}, generation={self.generation}, nbytes={self.nbytes})"
 
 
+cdef object _stale(Arena arena, int64_t slot, uint64_t generation):
+    ring_tally(&arena._ring, RING_STALES, 1)
+    reused = ring_generation(&arena._ring, <uint32_t> slot) != generation >> 16
+    reason = "is over" if reused else "has no lease in flight"
+    return StaleFrame(f"generation {generation} of slot {slot} {reason}")
+
+
 cdef SlotRef _reference(Arena arena, uint32_t slot, uint64_t use):
     cdef SlotRef ref = SlotRef.__new__(SlotRef)
     ref.slot = slot

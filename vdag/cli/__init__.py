@@ -10,6 +10,7 @@ import typer
 
 from vdag import __version__
 from vdag.cli.collector import collector
+from vdag.cli.coordinator import coordinator
 from vdag.cli.database import database
 from vdag.cli.doctor import doctor
 from vdag.cli.engines import engines
@@ -20,10 +21,13 @@ from vdag.cli.packages import packages
 from vdag.cli.profile import profile
 from vdag.cli.queries import plan, queries, results, stop, submit
 from vdag.cli.record import record
+from vdag.cli.report import report
 from vdag.cli.run import INTERRUPTED, run
+from vdag.cli.sessions import sessions
 from vdag.cli.simulate import simulate
 from vdag.cli.tasks import tasks
 from vdag.cli.top import top
+from vdag.cli.trace import trace
 from vdag.cli.view import view
 from vdag.errors import VdagError
 
@@ -40,6 +44,9 @@ app.command()(tasks)
 app.command()(packages)
 app.command()(doctor)
 app.command()(collector)
+app.command()(coordinator)
+app.command()(trace)
+app.command()(report)
 for command in (submit, queries, results, plan, explain, stop, top, view):
     app.command()(command)
 app.command()(simulate)
@@ -48,6 +55,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(engines, name="engine")
 app.add_typer(database, name="database")
 app.add_typer(profile, name="profile")
+app.add_typer(sessions, name="session")
 
 
 def _print_version(wanted: bool) -> None:

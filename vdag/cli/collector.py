@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from vdag.errors import DependencyMissing
+from vdag.signals import ended_by_signals
 
-__all__ = ["collector"]
+__all__ = ["SERVE_MODULES", "collector"]
 
 #: What the extra `serve` brings.
 SERVE_MODULES = frozenset({"fastapi", "sqlalchemy", "starlette", "uvicorn"})
@@ -30,25 +27,5 @@ def collector(
             raise DependencyMissing(str(err.name), "serve") from err
         raise
     settings = read_conf(conf)
-    with _signals(), contextlib.suppress(KeyboardInterrupt), Collector(settings) as running:
+    with ended_by_signals(), Collector(settings) as running:
         running.serve()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into a KeyboardInterrupt; the next must not stop the end."""
-    is_first = True
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal is_first
-        if is_first:
-            is_first = False
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,26 @@ from vdag.errors import ConfigError, DependencyMissing
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["database"]
+    from vdag.control.records.inspection import Inspection
+
+__all__ = ["database", "inspected", "opened"]
 
 database = typer.Typer(
     help="Bring a database's tables to another revision. Opening it does so by itself.",
     no_args_is_help=True,
 )
+
+#: Of the commands that look at what is recorded.
+Records = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        envvar="VDAG_DATABASE",
+        help="A .conf file with a database section, a file of SQLite, or a URL of SQLAlchemy; "
+        "without it, that of a cloud here.",
+        show_default=False,
+    ),
+]
 
 Place = Annotated[
     str,
@@ -35,7 +50,7 @@ Place = Annotated[
 @database.command()
 def version(place: Place) -> None:
     """Print which revision the tables are of, and which the newest is; 0 is no tables."""
-    with _opened(place) as engine:
+    with opened(place) as engine:
         from vdag.control.records import schema
 
         with engine.connect() as connection:
@@ -48,7 +63,7 @@ def upgrade(
     revision: Annotated[int | None, typer.Option(help="Go no further than this one.")] = None,
 ) -> None:
     """Bring the tables to the newest revision."""
-    with _opened(place) as engine:
+    with opened(place) as engine:
         from vdag.control.records import schema
 
         wanted = schema.HEAD if revision is None else revision
@@ -66,15 +81,19 @@ def downgrade(
     ],
 ) -> None:
     """Bring the tables to an older revision; what only newer ones have is deleted."""
-    with _opened(place) as engine:
+    with opened(place) as engine:
         from vdag.control.records import schema
 
         print(f"{schema.downgrade(engine, revision)} to {revision}")
 
 
 @contextmanager
-def _opened(database: str) -> Iterator[Engine]:
-    """Yield an engine for a database that is there; an error of it is one of ours."""
+def opened(database: str) -> Iterator[Engine]:
+    """Yield an engine for a database that is there; an error of it is one of ours.
+
+    Args:
+        database: a `.conf` file, a file of SQLite or a URL.
+    """
     try:
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -94,3 +113,25 @@ def _opened(database: str) -> Iterator[Engine]:
         raise ConfigError(f"database cannot be read: {reason[:300]}") from err
     finally:
         engine.dispose()
+
+
+@contextmanager
+def inspected(database: str) -> Iterator[Inspection]:
+    """Yield a look at the records of a database that is there; errors as of `opened`.
+
+    Args:
+        database: as there; empty for that of a cloud here.
+    """
+    with opened(database or _own()) as engine, engine.connect() as connection:
+        from vdag.control.records.inspection import Inspection
+
+        yield Inspection(connection)
+
+
+def _own() -> str:
+    """Return where a cloud that is started here without any settings has its records."""
+    from vdag.config import load_config
+    from vdag.control.affiliation import state_folder
+
+    config = load_config(None, os.environ)
+    return config.cloud.database or str(state_folder(config) / "records.db")

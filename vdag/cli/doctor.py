@@ -18,6 +18,7 @@ from vdag import __version__, engines
 from vdag import _native as native
 from vdag.engines import zoo
 from vdag.engines.gpu.device import open_device
+from vdag.engines.gpu.nvjpeg import find_library
 from vdag.engines.tensorrt import flavour
 from vdag.errors import EngineUnavailable, ModelError, NativeUnavailable
 
@@ -117,6 +118,10 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("TensorRT", "", str(err), needed=False)
     else:
         yield Finding("TensorRT", libraries)
+    try:
+        yield Finding("nvJPEG", find_library())
+    except EngineUnavailable as err:
+        yield Finding("nvJPEG", "", str(err), needed=False)
     try:
         device = open_device(0)
     except EngineUnavailable as err:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from vdag.engines import zoo
+from vdag import _native as native
+from vdag.engines import measuring, zoo
 from vdag.engines.base import EngineSpec
 from vdag.engines.gpu.device import device_number, open_device
+from vdag.engines.gpu.pictures import Preparation
 from vdag.engines.onnx import OnnxEngine
 from vdag.engines.tensorrt import flavour
 from vdag.engines.tensorrt.builder import BuildOrder, Target
@@ -24,7 +27,10 @@ from vdag.errors import ConfigError
 
 __all__ = ["engines"]
 
-engines = typer.Typer(help="Engines of TensorRT: built from models, kept on disk.")
+engines = typer.Typer(help="Engines: those of TensorRT, built and kept on disk; what all take.")
+
+#: Longest side for a model that no task says one of; and the largest number of an option.
+LARGEST_SIDE, MAX_NUMBER = 1280, 65_535
 
 Folder = Annotated[
     Path | None, typer.Option(help="Where engines are kept; $VDAG_ENGINES or the user's cache.")
@@ -87,6 +93,44 @@ def check(folder: Folder = None) -> None:
 
 
 @engines.command()
+def measure(
+    models: Annotated[
+        list[str], typer.Argument(help="Models of the zoo, or ONNX files with a card beside them.")
+    ],
+    engine: Annotated[str, typer.Option(help="Name of the engine, see vdag doctor.")] = "onnx",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    size: Annotated[str, typer.Option(help="Of the pictures, WIDTHxHEIGHT.")] = "1920x1080",
+    batch: Annotated[str, typer.Option(help="Sizes of batches with commas between.")] = "1,4,16",
+    calls: Annotated[int, typer.Option(help="Batches of each size, at least.")] = 20,
+    threads: Annotated[int, typer.Option(help="Of the CPU, for one call.")] = 1,
+) -> None:
+    """Measure what models take, by the size of the batch: time, and memory of host and GPU."""
+    width, height = _numbers("size", size.split("x"), count=2)
+    batches = _numbers("batch", batch.split(","))
+    table = Table(box=None)
+    for title in ("model", "batch", "mean ms", "p95 ms", "ms a picture", "pictures/s"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    for title in ("MiB", "MiB of GPU"):
+        table.add_column(title, justify="right")
+    picture = np.full((height, width, 3), 127, np.uint8)
+    for name in models:
+        card = zoo.load_card(_path(name).with_suffix(".toml"))
+        spec = EngineSpec(card.path, engine, device=device, threads=threads, name=card.name)
+        preparation = _preparation(card, width, height)
+        for cost in measuring.measure(spec, preparation, picture, batches, calls=calls):
+            times = (cost.mean_s, cost.p95_s, cost.mean_s / cost.batch)
+            table.add_row(
+                card.name,
+                str(cost.batch),
+                *(f"{seconds * 1e3:.2f}" for seconds in times),
+                f"{cost.rate:.1f}",
+                str(cost.host_nbytes >> 20),
+                str(cost.device_nbytes >> 20),
+            )
+    Console().print(table)
+
+
+@engines.command()
 def prune(
     budget_gib: Annotated[float, typer.Option(min=0.0, help="What may stay.")] = 8.0,
     folder: Folder = None,
@@ -112,6 +156,26 @@ def _target(found: flavour.Flavour, device: str, capability: str) -> Target:
 def _path(name: str) -> Path:
     path = Path(name)
     return path if path.suffix == ".onnx" else zoo.card(name).path
+
+
+def _numbers(option: str, texts: list[str], *, count: int = 0) -> list[int]:
+    """Return whole numbers above 0; `count` of them unless it is 0."""
+    if not all(text.isdecimal() and 0 < int(text) <= MAX_NUMBER for text in texts) or (
+        count and len(texts) != count
+    ):
+        form = "WIDTHxHEIGHT" if count else "1,4,16"
+        raise ConfigError(f"{option} is {','.join(texts)!r}, expected numbers such as {form}")
+    return [int(text) for text in texts]
+
+
+def _preparation(card: zoo.Card, width: int, height: int) -> Preparation:
+    """Return how a model wants pictures of a size, at the most that a task gives it."""
+    spec, most = card.input, max((task.max_side for task in card.tasks), default=LARGEST_SIDE)
+    norm = native.Normalization(
+        scale=spec.scale, mean=spec.mean, std=spec.std, rgb=spec.colour == "RGB", pad=spec.pad
+    )
+    mode = cast(Literal["letterbox", "stretch"], spec.resize)
+    return Preparation(spec.name, spec.tensor_size(width, height, most), norm, mode)
 
 
 def _order(model: Path, found: flavour.Flavour, target: Target, precision: str) -> BuildOrder:

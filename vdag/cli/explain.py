@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vdag.cli.cloud import Cloud, Token, Url
 from vdag.cli.queries import DEFAULT_URL, Query, console, shortfall
+from vdag.tasks.naming import label
 
 __all__ = ["explain"]
 
@@ -49,7 +50,7 @@ def _print_decision(decision: Document) -> None:
     print(f"  {_conf(decision['plan']['video_conf'])}")
     for task, place in decision["plan"]["flow_mapping"].items():
         node = place.get("node_addr") or place["node_ip"]
-        print(f"  {task}: {place['node_role']} {node}, model {place['model_id']}")
+        print(f"  {label(task)}: {place['node_role']} {node}, model {place['model_id']}")
     if told.get("why"):
         print(f"  {told['why']}")
     if isinstance(bound := told.get("bound"), Mapping):

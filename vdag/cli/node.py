@@ -31,7 +31,8 @@ def node(
     roles: Annotated[
         list[str] | None,
         typer.Option(
-            "--role", help="What the node does: cloud, edge, service or all. May be repeated."
+            "--role",
+            help="What the node does: cloud, edge, service, all, collector. May be repeated.",
         ),
     ] = None,
     config: Annotated[

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vdag.config import load_config
-from vdag.control.service.packages import Package, PackageStore
 from vdag.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vdag.control.service.packages import Package
 
 __all__ = ["packages"]
 
@@ -26,6 +28,8 @@ def packages(
     ] = None,
 ) -> None:
     """List the task packages of a node, by the names that service.packages.enabled takes."""
+    from vdag.control.service.packages import PackageStore
+
     settings = load_config(config, os.environ).service.packages
     if folder is not None:
         settings = replace(settings, folder=folder)

@@ -17,6 +17,7 @@ from rich.text import Text
 from vdag.cli.cloud import Cloud, Token, Url
 from vdag.errors import ConfigError
 from vdag.graph import Graph
+from vdag.tasks.naming import label
 
 __all__ = ["console", "outcome", "plan", "queries", "results", "shortfall", "stop", "submit"]
 
@@ -92,7 +93,7 @@ def queries(
                     each["query_id"],
                     outcome(each),
                     f"{each['node_addr']}/{each['video_id']}",
-                    ",".join(each["pipeline"]),
+                    ",".join(map(label, each["pipeline"])),
                     _wanted(each["user_constraint"]),
                     each["policy"],
                     str(each["plan_number"] or ""),
@@ -139,7 +140,7 @@ def plan(
             print(f"  {shortfall(bound)}")
         for task, place in each["flow_mapping"].items():
             node = place.get("node_addr") or place["node_ip"]
-            print(f"  {task}: {place['node_role']} {node}, model {place['model_id']}")
+            print(f"  {label(task)}: {place['node_role']} {node}, model {place['model_id']}")
 
 
 def stop(
@@ -211,7 +212,7 @@ def _print(frame: Mapping[str, Any], *, as_json: bool) -> None:
     # Nodes of other makes leave out whatever they do not know.
     frame_id, delay = frame.get("frame_id"), frame.get("delay")
     counts = " ".join(f"{name}={n}" for name, n in (frame.get("count_result") or {}).items())
-    delays = ", ".join(f"{task} {s * 1e3:.0f}" for task, s in _task_delays(frame).items())
+    delays = ", ".join(f"{label(task)} {s * 1e3:.0f}" for task, s in _task_delays(frame).items())
     print(
         f"frame {'?' if frame_id is None else f'{frame_id:.0f}'}  plan {frame.get('plan', '?')}  "
         f"delay {'?' if delay is None else f'{delay * 1e3:.0f}'} ms ({delays})  {counts}",

@@ -97,7 +97,8 @@ class Recorder:
             query_id=self._query,
             policy=str(listed.get("policy") or ""),
             node_addr=listed["node_addr"],
-            dag={"flow": list(listed["pipeline"])},
+            # A cloud of before does not say which task takes what.
+            dag=dict(listed.get("dag") or {"flow": list(listed["pipeline"])}),
             constraint=dict(listed.get("user_constraint") or {}),
             duration_s=time.monotonic() - self._begin_s,
             plans=tuple(plan for _, plan in sorted(self._plans.items())),

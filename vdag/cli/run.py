@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -31,6 +32,7 @@ from vdag.pipeline.dispatch import Policy
 from vdag.sinks import Sink, open_sink
 from vdag.sources import ClipGenerator, Source
 from vdag.tasks.modules import load_module
+from vdag.tasks.naming import label
 
 __all__ = ["run"]
 
@@ -247,7 +249,10 @@ def print_figures(stats: PipelineStats, console: Console) -> None:
         table.add_column(name, justify="right")
     for name, stage in stats.tasks.items():
         errors = f"{stage.errors} error" if stage.errors else "0"
-        table.add_row(name, str(stage.frames), errors, *_times(stage.process), _rate(stage.process))
+        shown = escape(label(name))
+        table.add_row(
+            shown, str(stage.frames), errors, *_times(stage.process), _rate(stage.process)
+        )
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(stats.dropped.items()))
     table.add_section()
     table.add_row(

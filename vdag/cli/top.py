@@ -15,6 +15,7 @@ from rich.text import Text
 
 from vdag.cli.cloud import Cloud, Token, Url
 from vdag.cli.queries import DEFAULT_URL, console, outcome
+from vdag.tasks.naming import label
 
 __all__ = ["top"]
 
@@ -65,7 +66,7 @@ class _Watch:
             )
             parts = runtime.get("plan_result") or {}
             for task in query["pipeline"]:
-                _row(table, f"  {task}", "", "", "", _parts(parts, task), "", "", "")
+                _row(table, f"  {label(task)}", "", "", "", _parts(parts, task), "", "", "")
         return table
 
     def _rate(self, uid: str) -> str:

@@ -30,11 +30,13 @@ import msgspec
 from vdag.config.checks import PACKAGE, checked, is_loopback, read_token
 from vdag.config.sections import (
     CloudConfig,
+    CollectorConfig,
     Config,
     DoorConfig,
     EdgeConfig,
     NodeConfig,
     PackagesConfig,
+    RetentionConfig,
     ServiceConfig,
     TaskConfig,
     VideoConfig,
@@ -49,11 +51,13 @@ else:
 __all__ = [
     "PACKAGE",
     "CloudConfig",
+    "CollectorConfig",
     "Config",
     "DoorConfig",
     "EdgeConfig",
     "NodeConfig",
     "PackagesConfig",
+    "RetentionConfig",
     "ServiceConfig",
     "TaskConfig",
     "VideoConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import re
 import stat
@@ -30,8 +31,8 @@ MAX_TOKEN_NBYTES = 256
 TOKEN = re.compile(rb"[!-~]{16,256}")
 #: Where a program of the first system listens.
 PLACE = re.compile(r"[A-Za-z0-9.:_\[\]-]{1,255}:[0-9]{1,5}")
-#: What a node may do; `all` is the others together.
-ROLES = frozenset({"all", "cloud", "edge", "service"})
+#: What a node may do; `all` is the others together, but for `collector`.
+ROLES = frozenset({"all", "cloud", "collector", "edge", "service"})
 #: How a package is named in the settings: what it is called, and the hash of what is in it.
 PACKAGE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}@[0-9a-f]{64}")
 #: Dotted name of a number to its least and largest value.
@@ -76,6 +77,12 @@ CLOUD_RANGES: Mapping[str, tuple[float, float]] = {
     "hold_s": (0.02, 60.0),
     "service_port": (1, 65535),
 }
+COLLECTOR_RANGES: Mapping[str, tuple[float, float]] = {"port": (0, 65535)}
+RETENTION_RANGES: Mapping[str, tuple[float, float]] = {
+    "packets_s": (60.0, math.inf),
+    "samples_s": (60.0, math.inf),
+    "rollups_s": (60.0, math.inf),
+}
 VIDEO_RANGES: Mapping[str, tuple[float, float]] = {"fps": (0.0, 1000.0)}
 PACKAGES_RANGES: Mapping[str, tuple[float, float]] = {
     "max_packages": (1, 4096),
@@ -93,10 +100,15 @@ def checked(config: Config) -> Config:
     _check_service(config.service)
     _check_edge(config.edge)
     _check_ranges(config.cloud, CLOUD_RANGES, "cloud.")
+    _check_ranges(config.cloud.retention, RETENTION_RANGES, "cloud.retention.")
+    _check_ranges(config.collector, COLLECTOR_RANGES, "collector.")
+    _check_ranges(config.collector.retention, RETENTION_RANGES, "collector.retention.")
     if unknown := set(config.node.roles) - ROLES:
         raise ConfigError(f"node.roles has {min(unknown)!r}, expected {', '.join(sorted(ROLES))}")
     if not config.node.roles:
         raise ConfigError("node.roles is empty")
+    if "collector" in config.node.all_roles and config.collector.nodes is None:
+        raise ConfigError("the role collector needs collector.nodes")
     if config.edge.query_addr and (config.node.controller or "cloud" in config.node.all_roles):
         other = "node.controller" if config.node.controller else "the role cloud"
         raise ConfigError(f"edge.query_addr does not go with {other}: a node has one cloud")

@@ -87,9 +87,9 @@ class Conf:
             raise ConfigError(f"conf {self.path}: [{section}] has no {name}")
         return value
 
-    def port(self, section: str, name: str, *, least: int = 1) -> int:
+    def port(self, section: str, name: str, default: int | None = None, *, least: int = 1) -> int:
         """Return a number of a port; errors as of `text`, or it is none."""
-        value = self.text(section, name)
+        value = self.text(section, name, None if default is None else str(default))
         if not (value.isascii() and value.isdecimal() and least <= int(value[:9]) <= 65535):
             raise ConfigError(
                 f"conf {self.path}: [{section}] {name} is {value[:80]!r}, expected {least} to 65535"

@@ -12,11 +12,13 @@ from vdag.transport.flow import Policy
 
 __all__ = [
     "CloudConfig",
+    "CollectorConfig",
     "Config",
     "DoorConfig",
     "EdgeConfig",
     "NodeConfig",
     "PackagesConfig",
+    "RetentionConfig",
     "ServiceConfig",
     "TaskConfig",
     "VideoConfig",
@@ -78,6 +80,21 @@ class PackagesConfig:
     max_packages: int = 64
     max_nbytes: int = 64 << 20
     total_nbytes: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionConfig:
+    """How long the records keep what nodes, handlers and packets did; `inf` is for ever.
+
+    Attributes:
+        packets_s: events of packets older than this are rolled up by the minute.
+        samples_s: likewise samples of nodes and handlers.
+        rollups_s: what is left of them goes at this age.
+    """
+
+    packets_s: float = 7 * 86400.0
+    samples_s: float = 7 * 86400.0
+    rollups_s: float = 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +192,7 @@ class EdgeConfig(DoorConfig):
         service_port: where nodes that are known only by their address do tasks.
         probe_s: a link that plans may use and that nothing was sent over for so long is measured by
             a few bytes, at most 256 KiB; 0 for never.
+        events: what becomes of every frame is told to the controller, for its records.
     """
 
     port: int = 5001
@@ -188,6 +206,7 @@ class EdgeConfig(DoorConfig):
     pull_s: float = 4.0
     service_port: int = 5500
     probe_s: float = 10.0
+    events: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +217,7 @@ class CloudConfig(DoorConfig):
         database: path of an SQLite file, or a URL of SQLAlchemy; empty for a file of the node's.
         results_kept: of each query, the newest.
         results_age_s: older results go, but for the newest few of each query.
+        retention: of what else is recorded.
         max_body_nbytes: of one request.
         max_bodies_nbytes: of all requests together.
         max_streams: callers that follow results at a time.
@@ -223,6 +243,7 @@ class CloudConfig(DoorConfig):
     database: str = ""
     results_kept: int = 1000
     results_age_s: float = 30 * 86400.0
+    retention: RetentionConfig = RetentionConfig()
     max_body_nbytes: int = 32 << 20
     max_bodies_nbytes: int = 256 << 20
     max_streams: int = 256
@@ -238,12 +259,32 @@ class CloudConfig(DoorConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectorConfig:
+    """The collector: takes in what nodes of other makes report over HTTP.
+
+    Attributes:
+        host: address to listen on. Those nodes show no token: they are known by their addresses.
+        port: 0 for any free one.
+        nodes: folder with the JSON of each node that may report.
+        database: as of `CloudConfig`; empty for that of the node's role `cloud`, or a file.
+        retention: of what is recorded; with a database of its own.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9001
+    nodes: Path | None = None
+    database: str = ""
+    retention: RetentionConfig = RetentionConfig()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeConfig:
     """The node.
 
     Attributes:
         name: of the node, also in that of its shared memory.
-        roles: what it does: `cloud` (queries), `edge` (jobs), `service` (tasks), or `all`.
+        roles: what it does: `cloud` (queries), `edge` (jobs), `service` (tasks), or `all` of these;
+            `collector` (reports of other nodes) besides.
         role: what it is to schedulers.
         address: under which others reach it; empty for that of the interface it listens on.
         folder: of its sockets, private; None for one under `XDG_RUNTIME_DIR` or the temporary one.
@@ -279,7 +320,9 @@ class NodeConfig:
     def all_roles(self) -> frozenset[str]:
         """The roles one by one: `all` is written out."""
         roles = frozenset(self.roles)
-        return frozenset({"cloud", "edge", "service"}) if "all" in roles else roles
+        if "all" not in roles:
+            return roles
+        return (roles - {"all"}) | {"cloud", "edge", "service"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,3 +333,4 @@ class Config:
     service: ServiceConfig = ServiceConfig()
     edge: EdgeConfig = EdgeConfig()
     cloud: CloudConfig = CloudConfig()
+    collector: CollectorConfig = CollectorConfig()

@@ -12,12 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdag.config import Config
+from vdag.config import Config, RetentionConfig
 from vdag.control import wire
 from vdag.control.agent import Agent, Profile
+from vdag.control.agent.courier import Courier, Glimpse
+from vdag.control.agent.framebook import FrameBook
 from vdag.control.agent.notebook import Notebook
 from vdag.control.cluster import Alone, Cluster, Fleet, Hearsay, NodeView
 from vdag.control.controller import Controller, ControllerSettings
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
 
     from vdag.control.controller.delivery import Dispatching
     from vdag.control.jobs import Jobs
+    from vdag.control.service.openings import Openings
     from vdag.control.service.plan_limits import PlanLimits
     from vdag.transport.channel import Curve
 
-__all__ = ["Affiliation", "state_folder"]
+__all__ = ["Affiliation", "retention_of", "state_folder"]
 
 
 def state_folder(config: Config) -> Path:
@@ -55,6 +59,11 @@ def state_folder(config: Config) -> Path:
     return private_folder(folder / "vdag" / config.node.name)
 
 
+def retention_of(ages: RetentionConfig) -> Retention:
+    """Return what is kept by these settings."""
+    return Retention(packets_s=ages.packets_s, samples_s=ages.samples_s, rollups_s=ages.rollups_s)
+
+
 class Affiliation:
     """See above; closed by `close` or a `with` block.
 
@@ -66,8 +75,10 @@ class Affiliation:
         store: the records; None without role `cloud`.
         controller: likewise.
         notebook: that the node's jobs report to; None if nobody would read it.
+        frames: that they note every frame in; likewise.
         cluster: which nodes there are.
         agent: after `join`; None for a node that is alone.
+        courier: likewise; None also for a node with nothing to tell the records.
 
     Raises:
         ConfigError: a setting has no meaning, or keys are missing.
@@ -85,7 +96,9 @@ class Affiliation:
         self.store: Store | None = None
         self.controller: Controller | None = None
         self.notebook: Notebook | None = None
+        self.frames: FrameBook | None = None
         self.agent: Agent | None = None
+        self.courier: Courier | None = None
         with ExitStack() as stack:
             if "cloud" in config.node.all_roles:
                 self.store = stack.enter_context(_open_store(config))
@@ -98,6 +111,8 @@ class Affiliation:
             if self._address:
                 self.notebook = Notebook(draw_session())
                 stack.callback(self.notebook.close)
+                self.frames = FrameBook(self.notebook.run)
+                stack.callback(self.frames.close)
             self.cluster = self._choose_cluster()
             self._stack = stack.pop_all()
 
@@ -109,7 +124,9 @@ class Affiliation:
         videos: Mapping[int, wire.Video] | None = None,
         jobs: Jobs | None = None,
         limits: PlanLimits | None = None,
+        openings: Openings | None = None,
         bandwidth: Callable[[], Mapping[str, float]] = dict,
+        look: Callable[[], Glimpse | None] | None = None,
     ) -> None:
         """Tell the controller, if there is one, of this node, from now on until `close`.
 
@@ -119,7 +136,9 @@ class Affiliation:
             videos: that it owns, by number.
             jobs: that it runs; None if it runs none.
             limits: of its tasks; None if it does none.
+            openings: tasks that it is ordered to do; likewise.
             bandwidth: bytes per second to other nodes, by `node_addr`; returns at once.
+            look: says how the node is, for the records, at once; None if nobody knows.
 
         Raises:
             ConfigError: the controller's address has no meaning, or its key is not trusted.
@@ -134,12 +153,24 @@ class Affiliation:
             notebook=self.notebook,
             jobs=jobs,
             limits=limits,
+            openings=openings,
             spool=None if jobs is None else private_folder(state_folder(self._config) / "spool"),
             curve=self._curve(),
             bandwidth=bandwidth,
             cluster=self.cluster if isinstance(self.cluster, Hearsay) else None,
         )
         self._stack.callback(self.agent.close)
+        if self.frames is None or (jobs is None and look is None):
+            return
+        self.courier = Courier(
+            self._address,
+            node_addr=node_addr,
+            book=self.frames,
+            look=look,
+            spool=None if jobs is None else private_folder(state_folder(self._config) / "frames"),
+            curve=self._curve(),
+        )
+        self._stack.callback(self.courier.close)
 
     @property
     def fault(self) -> str:
@@ -198,7 +229,9 @@ def _own(controller: Controller | None) -> str:
 
 def _open_store(config: Config) -> Store:
     cloud = config.cloud
-    retention = Retention(cloud.results_kept, cloud.results_age_s)
+    retention = replace(
+        retention_of(cloud.retention), results=cloud.results_kept, age_s=cloud.results_age_s
+    )
     place = cloud.database or state_folder(config) / "records.db"
     return Store(place, retention=retention)
 

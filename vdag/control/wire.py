@@ -7,6 +7,8 @@ the kind. A node asks on two lines, and each question has one kind of answer, or
                 Report  -> Reported       how I am, what my jobs found; answered at once
     orders      Await   -> Orders         held back until there is an order, at most `hold_s`
 
+and on a third one says what is for the records alone, see `wire_log`.
+
 Whoever starts draws a *session*. A node that was started anew, or a controller that was, is found
 out by it: the one is refused until it has joined, the other says so by refusing everybody.
 
@@ -26,6 +28,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from vdag.control.wire_log import Frames, Log, Logged, Look
+from vdag.control.wire_orders import LimitTask, OpenTask, Order, SendPlan, StartJob, StopJob
 from vdag.control.wire_terms import (
     MAX_DOCUMENT_NBYTES,
     MAX_RESULTS,
@@ -38,12 +42,13 @@ from vdag.control.wire_terms import (
     Number,
     Offer,
     Offers,
+    Opened,
+    Openings,
     Place,
     Port,
     Positive,
     Result,
     Role,
-    Routes,
     Runtime,
     Session,
     Taken,
@@ -54,7 +59,6 @@ from vdag.control.wire_terms import (
     Works,
 )
 from vdag.errors import FrameFormatError
-from vdag.plan import Plan, ResourceLimit
 from vdag.transport.rpc import MAX_NBYTES
 
 if TYPE_CHECKING:
@@ -68,11 +72,17 @@ __all__ = [
     "Await",
     "Card",
     "Drops",
+    "Frames",
     "Join",
     "Joined",
     "LimitTask",
+    "Log",
+    "Logged",
+    "Look",
     "Message",
     "Offer",
+    "OpenTask",
+    "Opened",
     "Order",
     "Orders",
     "Refused",
@@ -94,7 +104,7 @@ __all__ = [
 ]
 
 #: Changes whenever a message does; both ends have to speak the same.
-VERSION = 2
+VERSION = 3
 MAGIC = b"VPLN"
 _PREFIX = MAGIC + bytes([VERSION])
 
@@ -114,6 +124,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
         jobs: that it runs right now.
         state: its machine: `device_state` and `summary`.
         limits: that it has been ordered to set, and has not been ordered to lift.
+        openings: tasks that it has been ordered to do likewise, with the number of their workers.
     """
 
     node_addr: Name
@@ -127,6 +138,7 @@ class Join(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     jobs: Works = []
     state: Document = b""
     limits: Limits = {}
+    openings: Openings = {}
 
 
 class Joined(
@@ -170,6 +182,7 @@ class Report(
         bandwidth: bytes per second to other nodes, by `node_addr`.
         results: in the order they were made.
         refusals: tasks that cannot be limited, with the reason; empty for those that now can be.
+        opened: what became of orders to do tasks.
     """
 
     node_addr: Name
@@ -189,6 +202,7 @@ class Report(
     bandwidth: Annotated[dict[Name, Amount], msgspec.Meta(max_length=MAX_RESULTS)] = {}
     results: Annotated[list[Result], msgspec.Meta(max_length=MAX_RESULTS)] = []
     refusals: Annotated[dict[Name, Text], msgspec.Meta(max_length=MAX_RESULTS)] = {}
+    opened: Annotated[list[Opened], msgspec.Meta(max_length=MAX_RESULTS)] = []
 
 
 class Reported(
@@ -220,72 +234,6 @@ class Await(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     last_order: Number
 
 
-class StartJob(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="start"
-):
-    """Run a job; one that runs already goes on, under this plan.
-
-    Attributes:
-        number: of the order.
-        job_uid: of the job.
-        video_id: of the node's videos.
-        dag: JSON of `Graph.to_dag()`.
-        constraint: the user's, in the documents' words.
-        plan: to begin with; None to wait for one.
-        routes: task to the landing of the node it runs on; this node's own tasks are not in it.
-        names: landing to the name of its node, by which the keys know it.
-    """
-
-    number: Positive
-    job_uid: Name
-    video_id: Number
-    dag: Document
-    constraint: Document = b""
-    plan: Plan | None = None
-    routes: Routes = {}
-    names: Routes = {}
-
-
-class SendPlan(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="plan"
-):
-    """Follow another plan from the next frame on; fields as of `StartJob`.
-
-    Attributes:
-        lost: landings of nodes that frames went to before and that are gone.
-        constraint: the user's, as of `StartJob`; empty for what it was.
-    """
-
-    number: Positive
-    job_uid: Name
-    plan: Plan
-    routes: Routes = {}
-    names: Routes = {}
-    lost: Annotated[list[Place], msgspec.Meta(max_length=256)] = []
-    constraint: Document = b""
-
-
-class StopJob(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="stop"):
-    """End a job; one that is not there has ended."""
-
-    number: Positive
-    job_uid: Name
-    reason: Text = ""
-
-
-class LimitTask(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="limit"
-):
-    """Limit the workers of a task, None for not any more."""
-
-    number: Positive
-    task: Name
-    limit: ResourceLimit | None
-
-
-Order = LimitTask | SendPlan | StartJob | StopJob
-
-
 class Orders(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="orders"
 ):
@@ -308,7 +256,7 @@ class Refused(
     must_join: bool = False
 
 
-Message = Await | Join | Joined | Orders | Refused | Report | Reported
+Message = Await | Join | Joined | Log | Logged | Orders | Refused | Report | Reported
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Message)

@@ -23,9 +23,12 @@ __all__ = [
     "Number",
     "Offer",
     "Offers",
+    "Opened",
+    "Openings",
     "Place",
     "Port",
     "Positive",
+    "Ratio",
     "Result",
     "Role",
     "Routes",
@@ -38,6 +41,7 @@ __all__ = [
     "Video",
     "View",
     "Work",
+    "Workers",
     "Works",
 ]
 
@@ -67,6 +71,9 @@ State = Annotated[int, msgspec.Meta(ge=0, le=4)]
 Document = Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT_NBYTES)]
 Routes = Annotated[dict[Name, Place], msgspec.Meta(max_length=256)]
 Limits = Annotated[dict[Name, ResourceLimit], msgspec.Meta(max_length=256)]
+#: Processes of one task.
+Workers = Annotated[int, msgspec.Meta(ge=0, le=64)]
+Openings = Annotated[dict[Name, Workers], msgspec.Meta(max_length=1_024)]
 
 
 class Video(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -94,6 +101,20 @@ class Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     ] = []
     cpu_util_limit: Ratio = 1.0
     mem_util_limit: Ratio = 1.0
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What became of an `OpenTask`.
+
+    Attributes:
+        task: its name.
+        order: number of the order.
+        reason: why the task is not done; empty for that its workers serve.
+    """
+
+    task: Name
+    order: Positive
+    reason: Text = ""
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -41,6 +41,7 @@ __all__ = [
 _TARGETS = {
     "onnx": "vdag.engines.onnx:OnnxEngine",
     "onnx-cuda": "vdag.engines.gpu.onnx:OnnxCudaEngine",
+    "onnx-tensorrt": "vdag.engines.gpu.onnx_tensorrt:OnnxTensorRTEngine",
     "tensorrt": "vdag.engines.tensorrt:TensorRTEngine",
 }
 

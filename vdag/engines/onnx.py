@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from vdag.engines.base import EngineSpec, EngineStats, InputBuffers, TensorSpec
 from vdag.errors import ConfigError, EngineError, EngineUnavailable, ModelError, VdagError
 
-__all__ = ["OnnxEngine", "check_file", "onnxruntime", "open_cuda", "reason", "tensor"]
+__all__ = ["TENSORRT", "OnnxEngine", "check_file", "onnxruntime", "open_cuda", "reason", "tensor"]
 
 _log = logging.getLogger(__name__)
 
+TENSORRT = "TensorrtExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 #: Errors.
@@ -268,7 +269,12 @@ def _open_cpu(ort: Any, spec: EngineSpec) -> Any:
 
 
 def open_cuda(
-    ort: Any, spec: EngineSpec, index: str, *, stream: int | None = None
+    ort: Any,
+    spec: EngineSpec,
+    index: str,
+    *,
+    stream: int | None = None,
+    above: Sequence[tuple[str, Mapping[str, str]]] = (),
 ) -> tuple[Any, str]:
     """Return a session on CUDA device `index`, or None and the reason why there is none.
 
@@ -277,20 +283,26 @@ def open_cuda(
         spec: what to load.
         index: number of the device.
         stream: a `CUstream` that all its work goes to; one of its own if None.
+        above: other providers on the same device that are asked before CUDA, with their options.
     """
     # Exhaustive search, the default, tries every convolution for seconds at every new shape.
     options = {"device_id": index, "cudnn_conv_algo_search": "HEURISTIC"}
+    common = {"device_id": index}
     _preload(ort)
     # Warnings of the library as a whole: two for every session on CUDA that mean nothing here.
     ort.set_default_logger_severity(LOGGED_SEVERITY)
     if stream is not None:
-        options["user_compute_stream"] = str(stream)
+        options["user_compute_stream"] = common["user_compute_stream"] = str(stream)
+    first = [(name, {**common, **others}) for name, others in above]
     try:
-        session = _session(ort, spec, [(_CUDA, options), _CPU])
+        session = _session(ort, spec, [*first, (_CUDA, options), _CPU])
     except Exception as err:  # onnxruntime's exceptions have no base of their own
         return None, reason(err)
-    if _CUDA in session.get_providers():
+    missing = {_CUDA, *(name for name, _ in above)} - set(session.get_providers())
+    if not missing:
         return session, ""
+    if _CUDA not in missing:
+        return None, f"onnxruntime finds no libraries that it can use for {missing.pop()}"
     # What is listed as available is what was compiled in. Without the driver or cuDNN,
     # ONNX Runtime carries on with the CPU, and says so on stderr only.
     return None, "onnxruntime finds no CUDA driver, CUDA libraries or cuDNN that it can use"

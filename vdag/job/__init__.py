@@ -26,7 +26,7 @@ from vdag.job.homecoming import Homecoming, Policy
 from vdag.job.mailbox import Hatch, Mailbox, open_way
 from vdag.job.places import Places
 from vdag.job.routes import Routes
-from vdag.job.settings import MAX_PLACES, check_settings
+from vdag.job.settings import MAX_LYING, MAX_PLACES, MAX_WAIT_S, OnDrop, check_settings
 from vdag.job.slots import Parcel, Slots
 from vdag.job.traffic import JobStats, Traffic
 from vdag.job.trip import Trip
@@ -43,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 #: How long `close` waits for a source that is inside a read.
 CLOSE_TIMEOUT_S = 10.0
-#: Messages beside those about frames in flight that may come home before anybody looks.
-MAX_LYING = 4096
-#: Longest wait of the caller or the source after which they look by themselves.
-MAX_WAIT_S = 60.0
 
 
 class Job:
@@ -77,6 +73,7 @@ class Job:
             the caller as a `StageError` at that frame's turn; `drop` counts and goes on.
         close_source: called by `close`, to end the source's reading; None leaves it open.
         job_id: unique on the node; drawn unless given.
+        on_drop: is told of every frame without a result; see `OnDrop`.
 
     Raises:
         ConfigError: an argument has no meaning.
@@ -102,6 +99,7 @@ class Job:
         on_error: Literal["raise", "drop"] = "raise",
         close_source: Callable[[], None] | None = None,
         job_id: str | None = None,
+        on_drop: OnDrop | None = None,
     ) -> None:
         check_settings(graph, max_in_flight, places, deadline_s, on_error)
         self.id = job_id or secrets.token_hex(8)
@@ -124,6 +122,7 @@ class Job:
             places=Places(here, places or max_in_flight) if policy == "block" else None,
             deadline_ns=None if deadline_s is None else round(deadline_s * 1e9),
             on_error=on_error,
+            on_drop=on_drop,
         )
         self._frame_timeout_s = frame_timeout_s
         self._slots = Slots(
@@ -288,7 +287,7 @@ class Job:
             return self._admit(frame.seq, parcel)
         with self._lock:
             if not self._closing:
-                self._books.refuse("arena_full")
+                self._traffic.refuse(frame, "arena_full")
         return not self._closing
 
     def _admit(self, seq: int, parcel: Parcel) -> bool:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from vdag.errors import ConfigError
-from vdag.graph import Graph
+from collections.abc import Callable, Mapping
 
-__all__ = ["MAX_IN_FLIGHT", "MAX_PLACES", "check_settings"]
+from vdag.errors import ConfigError
+from vdag.frame import Frame
+from vdag.graph import Graph
+from vdag.results import TaskParts
+
+__all__ = ["MAX_IN_FLIGHT", "MAX_LYING", "MAX_PLACES", "MAX_WAIT_S", "OnDrop", "check_settings"]
+
+#: Is told of a frame that is dropped: the frame, the number of its plan, and where its time went as
+#: far as that is known. Called under the job's lock: it must return at once, and keep no pixels.
+OnDrop = Callable[[Frame, int, Mapping[str, TaskParts]], None]
 
 #: Beyond this the messages about so many frames would not fit the sockets between.
 MAX_IN_FLIGHT = 1024
 #: Most places that a task's queue can have.
 MAX_PLACES = 4096
+#: Messages beside those about frames in flight that may come home before anybody looks.
+MAX_LYING = 4096
+#: Longest wait of the caller or the source after which they look by themselves.
+MAX_WAIT_S = 60.0
 
 
 def check_settings(

@@ -16,6 +16,7 @@ from vdag.errors import FrameFormatError
 from vdag.figures import PipelineStats, TaskTimes
 from vdag.job.homecoming import Homecoming
 from vdag.job.places import Places
+from vdag.job.settings import OnDrop
 from vdag.job.trip import Trip, read_message, stage_error
 from vdag.metrics import Histogram
 from vdag.transport import messages
@@ -23,6 +24,7 @@ from vdag.transport.messages import CreditWanted, Dropped, Grant
 
 if TYPE_CHECKING:
     from vdag._native.ring import Arena
+    from vdag.frame import Frame
     from vdag.itinerary import Itinerary
     from vdag.job.mailbox import Hatch, Mailbox
     from vdag.job.slots import Parcel
@@ -62,6 +64,7 @@ class Traffic:
         places: those that the node's exchange has granted; None sends without asking for any.
         deadline_ns: from a frame's capture to its dead-line, None for none.
         on_error: see `Job`.
+        on_drop: likewise.
 
     Attributes:
         mailbox: the way out; while it is None, frames wait.
@@ -77,11 +80,12 @@ class Traffic:
         places: Places | None,
         deadline_ns: int | None,
         on_error: Literal["raise", "drop"],
+        on_drop: OnDrop | None = None,
     ) -> None:
         self.books = books
         self.mailbox: Mailbox | Hatch | None = None
         self._itinerary, self._arena, self._places = itinerary, arena, places
-        self._deadline_ns, self._on_error = deadline_ns, on_error
+        self._deadline_ns, self._on_error, self._on_drop = deadline_ns, on_error, on_drop
         self._trips: dict[int, Trip] = {}
         self._delay = Histogram()
         self._times = TaskTimes(tasks)
@@ -131,7 +135,13 @@ class Traffic:
         self._trips[seq] = Trip(parcel, time.monotonic_ns(), self._itinerary)
         superseded = self.books.admit(seq)
         if superseded is not None:
-            self._trips.pop(superseded).parcel.release()
+            self._part_with(superseded)
+
+    def refuse(self, frame: Frame, reason: str) -> None:
+        """Count a frame that cannot be taken in."""
+        self.books.refuse(reason)
+        if self._on_drop is not None:
+            self._on_drop(frame, self._itinerary.plan, {})
 
     def dispatch(self) -> None:
         """Let the waiting frame go if it may.
@@ -159,7 +169,7 @@ class Traffic:
         """Give up the frames whose time is up."""
         for seq in self.books.expire(now_ns):
             logger.warning("frame %d of job %s timed out", seq, self._itinerary.job)
-            self._trips.pop(seq).parcel.release()
+            self._part_with(seq)
 
     def take_home(self, arrived_ns: int, parts: Sequence[bytes]) -> None:
         """Act on one message; one that makes no sense is counted and left."""
@@ -190,13 +200,15 @@ class Traffic:
                 if not trip.itinerary.is_here(task):
                     wait_ns = times.queue_ns
                 self._times.observe(task, wait_ns, times.compute_ns)
+        else:
+            self._tell(trip)
         return trip
 
     def close(self) -> None:
         """Count the frames in flight as `closed`; none leaves any more."""
         self.mailbox = None
         for seq in self.books.drop_all("closed"):
-            self._trips.pop(seq).parcel.release()
+            self._part_with(seq)
 
     def stats(self) -> JobStats:
         """Return where the frames are and how long the tasks took."""
@@ -248,4 +260,14 @@ class Traffic:
 
     def _drop(self, seq: int, reason: str) -> None:
         if self.books.drop(seq, reason):
-            self._trips.pop(seq).parcel.release()
+            self._part_with(seq)
+
+    def _part_with(self, seq: int) -> None:
+        """Give up what there is of a frame that was dropped."""
+        trip = self._trips.pop(seq)
+        self._tell(trip)
+        trip.parcel.release()
+
+    def _tell(self, trip: Trip) -> None:
+        if self._on_drop is not None:
+            self._on_drop(trip.parcel.frame, trip.itinerary.plan, trip.parts()[0])

@@ -12,7 +12,7 @@ from vdag.errors import FrameFormatError, StageError, VdagError
 from vdag.itinerary import HOME, Itinerary
 from vdag.job.parts import Times, parts_of
 from vdag.job.slots import Parcel
-from vdag.results import Outputs, Result
+from vdag.results import Outputs, Result, TaskParts
 from vdag.transport import codec, messages
 from vdag.transport.context import Context
 from vdag.transport.messages import TIMES, Dropped, Grant
@@ -80,6 +80,12 @@ class Trip:
     def delay_ns(self) -> int:
         """From the frame's capture to the moment it was home."""
         return self.home_ns - self.parcel.frame.capture_ns
+
+    def parts(self) -> tuple[dict[str, TaskParts], float]:
+        """Return where the time went, as far as its branches are home; see `parts_of`."""
+        if not self.times:
+            return {}, 0.0
+        return parts_of(self.itinerary, self.times, self.parcel.frame.capture_ns, self.home_ns)
 
     def result(self, tasks: Iterable[str]) -> Result:
         """Return the result, which owns the frame from now on; outputs in the order of `tasks`."""

@@ -5,8 +5,8 @@
                   agent, which speaks to a controller
     peers         frames from and to other nodes      with a landing
     jobs          the jobs of the node's videos       role edge
-    doors         :5500 service, :5001 jobs, :5000 queries, :5100 and :5101 live pictures, in the
-                  event loop of the main thread
+    doors         :5500 service, :5001 jobs, :5000 queries, :5100 and :5101 live pictures, :9001
+                  reports of nodes of other makes; in the event loop of the main thread
 
 They are opened in this order and closed in the reverse one. systemd is told when the node serves,
 and from time to time that it still does; it stays silent when the exchange, the controller or the
@@ -16,12 +16,9 @@ agent has failed, so that the node is started anew.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -36,10 +33,12 @@ from vdag.control.http.gate import BodyRoom
 from vdag.control.jobs import app as job
 from vdag.control.service.execution import Execution
 from vdag.control.service.replies import Place
+from vdag.node.collecting import open_collector
 from vdag.node.listening import Door, Servers, address_of, bind
 from vdag.node.systemd import notify_systemd, watch_interval_s
 from vdag.node.workplace import Workplace
 from vdag.node.worksite import Worksite
+from vdag.signals import ended_by_signals
 
 if TYPE_CHECKING:
     import socket
@@ -55,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 #: Of pictures that wait in the kernel for a thin link: what waits there is old when it arrives.
 LIVE_NBYTES = 1 << 16
+#: Sections of the settings, the one by whose port others are most likely to know the node first.
+ROLES = ("edge", "service", "cloud", "collector")
 
 
 class Node:
@@ -92,14 +93,16 @@ class Node:
                         config, self._worksite, self.affiliation, self._address, self.node_addr
                     )
                 )
-            self._servers = Servers(list(self._doors(workplace)))
+            self._servers = Servers([*self._doors(workplace), *self._collector_door(stack)])
             self.affiliation.join(
                 self.node_addr,
                 landing="" if workplace is None else workplace.landing,
                 videos={} if workplace is None else workplace.videos,
                 jobs=None if workplace is None else workplace.jobs,
                 limits=None if self._worksite is None else self._worksite.limits,
+                openings=None if self._worksite is None else self._worksite.openings,
                 bandwidth=dict if workplace is None else workplace.bandwidth,
+                look=None if self._worksite is None else self._worksite.glimpse,
             )
             self._stack = stack.pop_all()
 
@@ -113,7 +116,7 @@ class Node:
         """What names this node to others: its address, with the port of its jobs or another."""
         host = f"[{self._address}]" if ":" in self._address else self._address
         ports = self.ports
-        port = next(ports[name] for name in ("edge", "service", "cloud") if name in ports)
+        port = next(ports[name] for name in ROLES if name in ports)
         return f"{host}:{port}"
 
     @property
@@ -211,6 +214,11 @@ class Node:
         )
         return Door(_guarded(app, cloud), found, app.state.audience.close)
 
+    def _collector_door(self, stack: ExitStack) -> Iterator[Door]:
+        if "collector" in self._sockets:
+            app = open_collector(self._config, self.affiliation.store, stack)
+            yield Door(app, self._sockets["collector"])
+
     async def _serve(self) -> None:
         watcher = asyncio.ensure_future(self._watch())
         try:
@@ -252,38 +260,18 @@ def run(config: Config) -> None:
     Raises:
         VdagError: as of `Node`.
     """
-    with _signals(), contextlib.suppress(KeyboardInterrupt), Node(config) as node:
+    with ended_by_signals(), Node(config) as node:
         node.serve()
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn the first SIGTERM or SIGINT into a KeyboardInterrupt; the next must not stop the end."""
-    is_first = True
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal is_first
-        if is_first:
-            is_first = False
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _bind_all(config: Config, stack: ExitStack) -> dict[str, socket.socket]:
     """Return the listening sockets of the node's roles, by the section of their settings."""
     found: dict[str, socket.socket] = {}
-    for section in ("cloud", "edge", "service"):
+    for section in ("cloud", "edge", "service", "collector"):
         if section in config.node.all_roles:
             settings = getattr(config, section)
             found[section] = stack.enter_context(bind(section, settings.host, settings.port))
-            if section != "service":
+            if section in ("cloud", "edge"):
                 live = bind(section, settings.host, settings.live_port, unsent_nbytes=LIVE_NBYTES)
                 found[f"{section}.live"] = stack.enter_context(live)
     return found
@@ -298,5 +286,5 @@ def _guarded(app: ASGIApp, section: DoorConfig) -> ASGIApp:
 
 def _host(config: Config) -> str:
     """Return the host that others are most likely to reach the node by."""
-    sections = [name for name in ("edge", "service", "cloud") if name in config.node.all_roles]
+    sections = [name for name in ROLES if name in config.node.all_roles]
     return str(getattr(config, sections[0]).host)

@@ -95,6 +95,7 @@ class Workplace:
             edge.frame_timeout_s,
             services,
             worksite.limits,
+            affiliation.frames if edge.events else None,
         )
         jobs = stack.enter_context(
             JobManager(

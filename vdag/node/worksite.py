@@ -9,10 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vdag.allocator import keep_memory
 from vdag.config import Config
+from vdag.control.agent.courier import Glimpse
 from vdag.control.cluster import NodeView, ServiceView
 from vdag.control.limits import Limits
 from vdag.control.resources import Sampler
+from vdag.control.service.openings import Openings
 from vdag.control.service.packages import PackageStore, load_enabled
 from vdag.control.service.plan_limits import PlanLimits
 from vdag.control.service.staff import Staff
@@ -37,6 +40,7 @@ class Worksite:
         exchange: with the node's shared memory.
         staff: its workers.
         limits: that plans set to its tasks.
+        openings: tasks that a controller has it do beside its own.
         packages: tasks that were uploaded; None if none are stored.
 
     Raises:
@@ -76,6 +80,7 @@ class Worksite:
             )
             self.staff.refresh()
             self.limits = stack.enter_context(PlanLimits(self.staff.plan_limit))
+            self.openings = stack.enter_context(Openings(self.exchange, pool, self.staff))
             self._stack = stack.pop_all()
 
     def view(self, address: str, port: int) -> NodeView:
@@ -94,6 +99,18 @@ class Worksite:
             services[task] = ServiceView(count, cpu, memory, models=models)
         role = self._config.node.role
         return NodeView(address, port, role, state.to_dict(), state.to_summary(), services)
+
+    def glimpse(self) -> Glimpse:
+        """Return how this node is now, for the records; returns at once."""
+        state = self._sampler.latest()
+        tasks: dict[str, tuple[float, float]] = {}
+        for task in self.staff.tasks:
+            uses = [self.staff.process(task, pid) for pid in self.staff.pids(task)]
+            cpu = min(sum(use.cpu_util_use for use in uses), 1.0)
+            memory = min(sum(use.mem_util_use for use in uses), 1.0)
+            if uses:
+                tasks[task] = round(cpu, 5), round(memory, 5)
+        return Glimpse(state.sampled_ns, state.to_sys_info(0.0), tasks)
 
     def offered(self) -> dict[str, tuple[int, ...]]:
         """Return the tasks that have a worker, or are to have one, each with its models."""
@@ -131,6 +148,7 @@ class Worksite:
 
 
 def _open_exchange(config: Config, stack: ExitStack) -> Exchange:
+    keep_memory()
     folder = config.node.folder
     if folder is None:
         # Paths of sockets are short: the folder of the session is, TMPDIR may not be.

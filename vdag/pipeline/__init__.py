@@ -122,8 +122,8 @@ class Pipeline:
         _check_counts(threads=threads, batch=batch)
         if on_error not in ("raise", "drop"):
             raise ConfigError(f"on_error is {on_error!r}, expected raise or drop")
-        known = signatures() | {name: task.signature for name, task in tasks.items()}
         parsed = graph if isinstance(graph, Graph) else Graph.from_dag(graph)
+        known = signatures(parsed.tasks) | {name: task.signature for name, task in tasks.items()}
         self.graph = parsed.check(known)
         counts = _spread(workers, self.graph)
         given = {"models": models, "cards": cards, "tasks": tasks, "workers": counts}

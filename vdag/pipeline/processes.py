@@ -27,7 +27,7 @@ from vdag.job import MAX_PLACES, Job
 from vdag.job.homecoming import Policy
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
-from vdag.tasks import TaskOptions, find
+from vdag.tasks import TaskOptions, find, model_task, needs
 from vdag.transport.exchange import Exchange
 from vdag.transport.poison import PoisonStore
 from vdag.workers import Patience, WorkerPool
@@ -206,7 +206,7 @@ def _modules(graph: Graph) -> list[str]:
         ConfigError: a task is defined where no other process can get at it.
     """
     files = []
-    for task in graph.tasks:
+    for task in (name for each in graph.tasks for name in (each, *needs(each))):
         cls = find(task)
         name = getattr(getattr(cls, "function", cls), "__module__", "")
         if name.partition(".")[0] == "vdag":
@@ -231,7 +231,7 @@ def _class_names(task: str, options: TaskOptions) -> tuple[str, ...]:
     if options.card is not None:
         return zoo.load_card(options.card).decode.classes
     try:
-        choice = zoo.models_for(task).get(options.model_id)
+        choice = zoo.models_for(model_task(task)).get(options.model_id)
     except ConfigError:  # a task of the user's, which has no model in the zoo
         return ()
     return choice.card.decode.classes if choice is not None else ()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdag import _native as native
+from vdag.engines.begun import Begun
 from vdag.frame import UInt8Image
 from vdag.graph import Signature
 from vdag.results import Outputs
@@ -42,11 +43,20 @@ class FaceDetection:
 
     def process(self, batch: Sequence[Inputs]) -> list[Outputs]:
         """Find the faces in each frame's `image`."""
+        return self.begin(batch).result()
+
+    def begin(self, batch: Sequence[Inputs]) -> Begun[list[Outputs]]:
+        """Begin what `process` does."""
         images = [inputs["image"] for inputs in batch]
-        return [
-            self._outputs(image, found)
-            for image, found in zip(images, self._model.run(images), strict=True)
-        ]
+        return self._model.begin(images).then(
+            lambda found: [
+                self._outputs(image, item) for image, item in zip(images, found, strict=True)
+            ]
+        )
+
+    def lock_pages(self, address: int, nbytes: int) -> bool:
+        """Tell the model where frames will lie."""
+        return self._model.lock_pages(address, nbytes)
 
     def warm_up(self, max_batch: int) -> None:
         """Run the model once, so that no frame pays for its first call."""

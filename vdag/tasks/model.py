@@ -6,7 +6,7 @@ card asks for, written into the engine's own input buffer in one native pass eac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -17,6 +17,7 @@ from vdag import _native as native
 from vdag import engines
 from vdag.engines import zoo
 from vdag.engines.base import EngineSpec
+from vdag.engines.begun import Begun
 from vdag.engines.gpu.engine import PictureEngine
 from vdag.engines.gpu.pictures import Preparation
 from vdag.errors import ConfigError, ModelError
@@ -123,8 +124,23 @@ class Model:
 
     def run(self, pictures: Sequence[UInt8Image]) -> list[Found]:
         """Run the model on pictures of any sizes, uint8 `(H, W, 3)` BGR, and keep their order."""
+        return self.begin(pictures).result()
+
+    def begin(self, pictures: Sequence[UInt8Image]) -> Begun[list[Found]]:
+        """Begin what `run` does, as far as the engine can: with pictures of one size, on a GPU."""
+        groups = list(self._grouped(pictures))
+        if len(groups) != 1 or not self._takes_pictures:
+            return Begun.finished(self._run_groups(pictures, groups))
+        ((size, _),) = groups
+        engine = cast(PictureEngine, self._engine)
+        begun = engine.submit_pictures(pictures, self._preparation(size))
+        return begun.then(lambda found: list(self._split(*found, size)))
+
+    def _run_groups(
+        self, pictures: Sequence[UInt8Image], groups: Iterable[tuple[tuple[int, int], list[int]]]
+    ) -> list[Found]:
         found: list[Found | None] = [None] * len(pictures)
-        for size, indices in self._grouped(pictures):
+        for size, indices in groups:
             for index, item in zip(
                 indices, self._run([pictures[i] for i in indices], size), strict=True
             ):
@@ -141,6 +157,12 @@ class Model:
         """
         width, height = self._choice.tensor_size(*SMALL_PICTURE)
         self._engine.warm_up([{self.card.input.name: (1, 3, height, width)}])
+
+    def lock_pages(self, address: int, nbytes: int) -> bool:
+        """Tell the engine where pictures will lie; see `PictureEngine`."""
+        if not self._takes_pictures:
+            return False
+        return cast(PictureEngine, self._engine).lock_pages(address, nbytes)
 
     def close(self) -> None:
         """Free the engine."""
@@ -159,7 +181,15 @@ class Model:
                 yield size, indices[start : start + self.max_batch]
 
     def _run(self, pictures: Sequence[UInt8Image], size: tuple[int, int]) -> Iterator[Found]:
-        outputs, placements = self._infer(pictures, size)
+        return self._split(*self._infer(pictures, size), size)
+
+    def _split(
+        self,
+        outputs: Mapping[str, NDArray[Any]],
+        placements: Sequence[native.Placement],
+        size: tuple[int, int],
+    ) -> Iterator[Found]:
+        """Yield each picture's part of the outputs of a batch."""
         for index, placement in enumerate(placements):
             item = {
                 output: np.ascontiguousarray(values[index]) for output, values in outputs.items()
@@ -171,12 +201,19 @@ class Model:
     ) -> tuple[dict[str, NDArray[Any]], list[native.Placement]]:
         """Run the model: a GPU makes the tensor itself, of the pictures' bytes."""
         name = self.card.input.name
-        if getattr(self._engine, "takes_pictures", False):
+        if self._takes_pictures:
             engine = cast(PictureEngine, self._engine)
-            return engine.infer_pictures(pictures, Preparation(name, size, self._norm, self._mode))
+            return engine.infer_pictures(pictures, self._preparation(size))
         width, height = size
         tensor = self._engine.buffer(name, (len(pictures), 3, height, width))
         placements = native.preprocess.fill_batch(
             pictures, tensor, self._norm, mode=self._mode, threads=self._threads
         )
         return self._engine.infer({name: tensor}), placements
+
+    @property
+    def _takes_pictures(self) -> bool:
+        return bool(getattr(self._engine, "takes_pictures", False))
+
+    def _preparation(self, size: tuple[int, int]) -> Preparation:
+        return Preparation(self.card.input.name, size, self._norm, self._mode)

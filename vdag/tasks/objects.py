@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdag import _native as native
+from vdag.engines.begun import Begun
 from vdag.errors import ConfigError, ModelError
 from vdag.graph import Signature
 from vdag.results import Outputs
@@ -49,11 +50,21 @@ class ObjectDetection:
 
     def process(self, batch: Sequence[Inputs]) -> list[Outputs]:
         """Find the objects in each frame's `image`."""
+        return self.begin(batch).result()
+
+    def begin(self, batch: Sequence[Inputs]) -> Begun[list[Outputs]]:
+        """Begin what `process` does."""
         images = [inputs["image"] for inputs in batch]
-        return [
-            self._outputs(found, image.shape[1], image.shape[0])
-            for image, found in zip(images, self._model.run(images), strict=True)
-        ]
+        sizes = [image.shape[1::-1] for image in images]
+        return self._model.begin(images).then(
+            lambda found: [
+                self._outputs(item, *size) for item, size in zip(found, sizes, strict=True)
+            ]
+        )
+
+    def lock_pages(self, address: int, nbytes: int) -> bool:
+        """Tell the model where frames will lie."""
+        return self._model.lock_pages(address, nbytes)
 
     def warm_up(self, max_batch: int) -> None:
         """Run the model once, so that no frame pays for its first call."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vdag.engines import zoo
 from vdag.errors import ConfigError
-from vdag.tasks.base import TaskOptions
+from vdag.tasks.base import TaskOptions, model_task
 
 __all__ = ["variants"]
 
@@ -33,7 +33,7 @@ def variants(
         known: Collection[int] = (0,)
     else:
         try:
-            known = zoo.models_for(task)
+            known = zoo.models_for(model_task(task))
         except ConfigError:  # a task of the user's
             known = wanted or (0,)
     if unknown := set(wanted) - set(known):

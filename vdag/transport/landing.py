@@ -47,7 +47,7 @@ DEPTH = 24
 BURST = 4
 IDLE_MS = 1_000
 #: What the field of a header takes.
-MAX_FLAGS = (1 << 32) - 1
+MAX_LINK_NBYTES = (1 << 32) - 1
 JOIN_TIMEOUT_S = 10.0
 ANYWHERE = ("0.0.0.0", "::", "*")
 
@@ -295,8 +295,8 @@ class Landing:
     def _handle_frame(self, parts: list[memoryview], peer: str, now_ns: int) -> None:
         head = decode_head(parts)
         stamp = link.stamp_of(head.header)
-        nbytes = min(sum(part.nbytes for part in parts), MAX_FLAGS)
-        head = structs.replace(head, header=head.header.replace(flags=nbytes))
+        nbytes = min(sum(part.nbytes for part in parts), MAX_LINK_NBYTES)
+        head = structs.replace(head, header=head.header.replace(link_nbytes=nbytes))
         source: Source = peer, stamp.edge
         kind = self._replies.note(source, stamp.number, now_ns)
         if kind == "known":

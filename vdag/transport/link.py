@@ -16,7 +16,7 @@ In these kinds the header's fields about slots have no meaning, and hold the sta
     slot          h264: number of the picture in its stream's coding, modulo 2^32
     offset        h264: pictures since the key frame, 0 for the key frame itself
 
-On the node that it comes to, its `flags` are the bytes of the message, for the rest of its stay.
+On the node that it comes to, its `link_nbytes` are the bytes of the message, while it stays.
 
 The other messages are one part: `MAGIC`, then the MessagePack of an array whose first item names
 the kind. All comes from the network: sizes and ranges are checked while it is read.

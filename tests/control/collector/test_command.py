@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,69 @@ def test_it_records_by_the_documented_conf_and_ends_by_a_signal(nodes, database,
     assert "Traceback" not in rest
     shown = run("database", "version", conf)
     assert (shown.returncode, shown.stdout) == (0, f"{schema.HEAD} of {schema.HEAD}\n")
+
+
+class Sender:
+    """A documented node: it sends what was not answered again, with what is new."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.sequence, self.waiting = port, 0, []
+        self.answered = 0
+
+    def report(self) -> None:
+        packet = {"session_id": 1, "handler_id": 0, "event": "start"}
+        row = {"timestamp": time.time(), "sequence": self.sequence, **packet}
+        self.sequence += 1
+        self.waiting.append(row)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.5)
+        try:
+            connection.request("POST", "/", json.dumps({"packet_info": self.waiting}))
+            if json.loads(connection.getresponse().read()) == {"result": "Succeeded"}:
+                self.answered += len(self.waiting)
+                self.waiting = []
+        except (OSError, http.client.HTTPException):
+            return
+        finally:
+            connection.close()
+
+
+@contextlib.contextmanager
+def collecting(conf: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run a collector; yield it and its port."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "vdag", "--verbose", "collector", str(conf)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = (PORT.search(line) for line in process.stderr)
+            yield process, next(int(found[1]) for found in said if found)
+        finally:
+            process.kill()
+
+
+def test_a_collector_that_is_killed_under_load_loses_and_doubles_nothing(nodes, tmp_path):
+    conf = conf_of(nodes, f"db_url = {tmp_path / 'a.db'}")
+    with collecting(conf) as (process, port):
+        sender = Sender(port)
+        while sender.answered < 20:
+            sender.report()
+        process.kill()
+        process.wait(TIMEOUT_S)
+        for _ in range(20):
+            sender.report()
+    assert len(sender.waiting) == 20
+    conf.write_text(conf.read_text().replace("collector_port = 0", f"collector_port = {port}"))
+    with collecting(conf):
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while sender.waiting or sender.answered < 60:
+            sender.report()
+            assert time.monotonic() < deadline_s
+    with Store(tmp_path / "a.db") as store:
+        recorded = [packet.sequence for packet in store.log.packets(1)]
+    assert recorded == list(range(sender.sequence))
 
 
 def test_a_missing_key_is_one_line_and_exit_status_2(nodes, tmp_path):

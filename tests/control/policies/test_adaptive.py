@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_kit import (
     CLOUD,
+    EDGE,
     HOST,
     MBIT,
     TASKS,
@@ -262,6 +263,20 @@ def test_a_memory_of_another_version_does_no_harm(name, memory):
     answer = ask(name, asked)
     again = in_force(asked, answer, runtime_info={"delay": 0.2, "delay_p95": 0.4, "frames": 30})
     assert plan_of(again, ask(name, replace(again, memory=memory)))
+
+
+@pytest.mark.parametrize("value", [-1e12, 1e12])
+def test_corrections_that_nobody_could_have_learned_are_bounded(value):
+    places = {f"{task}@{addr}": value for task in TASKS for addr in (HOST, EDGE, CLOUD)}
+    links = {f"{HOST}>{CLOUD}": value, f"{HOST}>{EDGE}": value}
+    calibration = {
+        "compute": places, "queue": places, "link": links, "hop": links,
+        "bandwidth": links, "spread": value, "at_s": value,
+    }  # fmt: skip
+    asked = question(memory={"calibration": calibration})
+    again = in_force(asked, ask("predictive", asked), runtime_info={"delay_p95": 0.4, "frames": 30})
+    for policy in ("predictive", "pid"):
+        assert plan_of(again, ask(policy, replace(again, memory={"calibration": calibration})))
 
 
 def test_the_controller_is_a_pid_controller():

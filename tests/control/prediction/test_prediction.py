@@ -31,6 +31,7 @@ from vdag.control.prediction import (
     Candidate,
     Measured,
     Outlook,
+    Prediction,
     Tables,
     accuracy_of,
     calibrate,
@@ -109,8 +110,21 @@ def worlds(draw):
         if draw(st.booleans())
         else list(tasks)
     )
+    sent = {
+        name: TaskLoad(draw(st.integers(1, 3)), draw(st.floats(0, 30)) * MBIT)
+        for name in names
+        if draw(st.booleans())
+    }
+    around = Around(*fleet, links=links, loads=loads)
+    around.change(sent=sent)
+    for each, task in product(fleet, tasks):
+        if draw(st.booleans()):
+            took_s = draw(st.floats(0.005, 0.5))
+            around.profile.observe(
+                task, draw(st.integers(0, 1)), "480p", each, took_s, 1.3 * took_s, 20
+            )
     asked = question(
-        Around(*fleet, links=links, loads=loads),
+        around,
         graph=graph,
         delay=draw(st.sampled_from((0.02, 0.05, 0.1, 0.2, 0.5))),
         accuracy=draw(st.sampled_from((0.5, 0.8, 0.9, 0.97))),
@@ -207,6 +221,44 @@ def test_cores_and_uplinks_have_a_capacity_as_well():
     assert away.links[HOST] > 1
     assert not away.fits
     assert away.fps < 10
+
+
+def test_an_uplink_is_shared_with_those_who_send_as_well():
+    around = Around(links={HOST: {CLOUD: 10 * MBIT}})
+    asked, each = question(around), candidate(at=CLOUD, fps=5.0, resolution="360p")
+    alone = predict(each, asked)
+
+    def shared(share: float, queries: int) -> Prediction:
+        around.change(sent={HOST: TaskLoad(queries, share * 10 * MBIT)})
+        return predict(each, asked)
+
+    use = alone.links[HOST]
+    assert 0.05 < use < 0.4
+    light, full = shared(0.3, 1), shared(0.9, 1)
+    assert light.delay_s > alone.delay_s
+    assert light.links[HOST] == full.links[HOST] == use
+    assert full.crowding == pytest.approx(max(use / (FULL / 2), alone.crowding))
+    assert shared(0.9, 3).crowding == pytest.approx(max(use / (FULL / 4), alone.crowding))
+    assert shared(0.0, 3).crowding == alone.crowding
+
+
+def test_a_link_that_others_fill_is_not_taken_for_a_thin_one():
+    around = Around(links={HOST: {CLOUD: 20 * MBIT}})
+    around.change(sent={HOST: TaskLoad(2, 8 * MBIT)})
+    asked, each = question(around), candidate(at=CLOUD, fps=5.0, resolution="720p")
+    for ratio in (1.0, 1.3):
+        slow = Calibration(at_s=asked.now_s)
+        slow.learn_link(HOST, CLOUD, 20 * MBIT, ratio, 1e9)
+        truth = predict_on(each, Outlook(asked, slow))
+        ways_s = truth.tasks[TASKS[0]].transfer_s + truth.home_s
+        parts = {
+            "transfer_delay": {TASKS[0]: ways_s / 2, TASKS[1]: truth.tasks[TASKS[1]].transfer_s},
+            "process_delay": {task: told.compute_s for task, told in truth.tasks.items()},
+        }
+        runtime = {"delay": truth.delay_s, "frames": 50, "fps": 5.0, "plan_result": parts}
+        outlook = Outlook(replace(asked, runtime_info=runtime))
+        known = calibrate(each, outlook)
+        assert known.link_ratio(HOST, CLOUD, 20 * MBIT) == pytest.approx(ratio, rel=0.06)
 
 
 def test_a_candidate_on_a_node_that_is_gone_cannot_be_predicted():

@@ -198,3 +198,31 @@ def test_a_prediction_goes_through_all_that_was_measured(measured: dict[str, flo
         table.put(name, Cost(value, value))
     for name, value in measured.items():
         assert table.predict(pixels_of(name)).compute_s == value
+
+
+def test_what_a_node_implies_is_found_once_and_anew_when_a_cost_comes():
+    profile = profile_of(("360p", "edge", 0.1), ("720p", "edge", 0.3), ("360p", EDGE.ip, 0.2))
+    profile.put_cost("car_detection", 0, "360p", cost(0.5), "edge")
+
+    def car_s() -> float:
+        return seconds(profile, "360p", task="car_detection")
+
+    assert car_s() == pytest.approx(1.0)  # twice as slow, as at faces
+    profile.put_cost(TASK, 0, "360p", cost(0.4), EDGE.ip)
+    assert car_s() == pytest.approx(2.0)
+
+
+def test_a_cost_is_what_was_measured_before_times_what_the_node_has_taught():
+    profile = profile_of(("360p", "edge", 0.1), ("720p", "edge", 0.3))
+    before = profile.version
+    assert profile.observe(TASK, 0, "360p", EDGE, 0.2, 0.3, 50)
+    assert profile.version == before, "what is learned changes no measured cost"
+    for name in ("360p", "480p", "720p"):
+        prior, learned = profile.prior(TASK, 0, name, EDGE), profile.learned(TASK, EDGE)
+        assert prior is not None
+        assert learned.applied(prior, 0, pixels_of(name)) == profile.cost(TASK, 0, name, EDGE)
+    assert profile.prior(TASK, 0, "360p", EDGE).compute_s == 0.1
+    assert profile.place(EDGE) == profile.place(NodeInfo("10.0.0.7:5001", "10.0.0.7"))
+    profile.put_cost(TASK, 0, "360p", cost(0.4), EDGE.ip)
+    assert profile.version > before
+    assert profile.place(EDGE) == (EDGE.node_addr, EDGE.ip, "edge", ANY)

@@ -74,6 +74,43 @@ def test_a_task_without_a_handler_is_refused():
         rows(tasks={"face_detection": Stop(1, CLOUD)})
 
 
+def test_branches_begin_at_the_capture_and_the_sink_is_reached_by_the_last():
+    tasks = {"face_detection": Stop(1, CLOUD), "face_alignment": Stop(2, EDGE)}
+    found = rows(tasks=tasks, branches=[["face_detection"], ["face_alignment"]])
+    assert [(row.handler_id, row.event, row.timestamp - CAPTURED_S) for row in found] == [
+        (0, "start", 0.0), (0, "end", 0.0),
+        (0, "sent", 0.0), (1, "recv", 0.25), (1, "start", 0.375), (1, "end", 0.875),
+        (2, "start", 0.0625), (2, "end", 0.3125),
+        (1, "sent", 0.875), (3, "recv", 1.0), (3, "start", 1.0), (3, "end", 1.0),
+    ]  # fmt: skip
+
+
+def test_what_goes_out_on_two_branches_is_sent_once_with_all_its_bytes():
+    far = {"face_detection": Stop(1, CLOUD), "face_alignment": Stop(2, CLOUD)}
+    found = rows(
+        tasks=far,
+        branches=[["face_detection"], ["face_alignment"]],
+        sizes={"face_detection": 1000, "face_alignment": 200},
+    )
+    sent = [row for row in found if (row.handler_id, row.event) == (0, "sent")]
+    assert [row.size for row in sent] == [1200]
+    received = [row.size for row in found if row.event == "recv" and row.handler_id in (1, 2)]
+    assert received == [1000, 200]
+    keys = [(row.handler_id, row.event, row.timestamp) for row in found]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_frame_that_was_lost_on_one_branch_has_the_rows_of_the_other():
+    found = packets_of(
+        {"cars": PARTS["face_alignment"]}, captured_s=CAPTURED_S, session_id=7, sequence=1,
+        source=Stop(0, EDGE), tasks={"faces": Stop(1, CLOUD), "cars": Stop(2, EDGE)},
+        branches=[["faces"], ["cars"]],
+    )  # fmt: skip
+    assert [(row.handler_id, row.event) for row in found] == [
+        (0, "start"), (0, "end"), (2, "start"), (2, "end")
+    ]  # fmt: skip
+
+
 SECONDS = st.floats(-0.001, 10.0)
 WAYS = st.lists(
     st.tuples(st.builds(TaskParts, SECONDS, SECONDS, SECONDS), st.integers(1, 3)), max_size=6

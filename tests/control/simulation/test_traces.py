@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from vdag.control.simulation import Scenario, simulate
 from vdag.control.simulation.retracing import profile_of_trace, scenario_of_trace
@@ -14,6 +15,7 @@ from vdag.control.simulation.traces import (
     TraceFrame,
     TracePlan,
     TraceRuntime,
+    joined,
     read_trace,
     write_trace,
 )
@@ -145,3 +147,68 @@ def test_a_plan_that_is_none_is_refused():
     broken = TracePlan(0.0, 1, {"resolution": "480p", "fps": 0}, {})
     with pytest.raises(ConfigError, match=r"^trace of GLOBAL_ID_1: "):
         scenario_of_trace(trace(plans=(broken,)))
+
+
+def test_traces_of_several_runs_are_joined_to_one_of_all_their_plans():
+    first, second = trace(), trace(query_id="GLOBAL_ID_2")
+    plan = second.plans[0]
+    second = replace(second, plans=(plan, replace(plan, number=4)))
+    whole = joined([first, second])
+    assert [plan.number for plan in whole.plans] == [1, 2, 3]
+    assert whole.duration_s == 40.0
+    assert [frame.plan for frame in whole.frames] == [1] * 200 + [2] * 200
+    assert whole.frames[200].at_s == pytest.approx(first.frames[0].at_s + 20.0)
+    assert {each.runtime["plan_number"] for each in whole.runtimes} == {1, 2}
+    assert scenario_of_trace(whole).links == scenario_of_trace(first).links
+
+
+def test_only_traces_of_the_same_tasks_are_joined():
+    other = trace(query_id="GLOBAL_ID_2", node_addr=CLOUD)
+    with pytest.raises(ConfigError) as error:
+        joined([trace(), other])
+    assert str(error.value) == "traces of GLOBAL_ID_1 and GLOBAL_ID_2 are of other tasks"
+    with pytest.raises(ConfigError) as error:
+        joined([])
+    assert str(error.value) == "there is no trace to join"
+
+
+def test_branches_of_a_graph_leave_from_home_each():
+    away = {"model_id": 0, "node_role": "cloud", "node_addr": CLOUD}
+    image = {"image": "SingleFrameGenerator.image"}
+    tasks = "car_detection", "face_detection"
+    conf = {"resolution": "480p", "fps": 10, "encoder": "JPEG"}
+    parts = Parts(0.04, 0.0, COMPUTE_S)
+    plain = trace()
+    branched = replace(
+        plain,
+        dag={"flow": list(tasks), "input": dict.fromkeys(tasks, image)},
+        plans=(TracePlan(0.0, 1, conf, dict.fromkeys(tasks, away)),),
+        frames=tuple(replace(frame, tasks=dict.fromkeys(tasks, parts)) for frame in plain.frames),
+        runtimes=tuple(
+            TraceRuntime(
+                second,
+                {
+                    "plan_number": 1,
+                    "data_trans_size": dict.fromkeys(tasks, NBYTES),
+                    "plan_result": {"transfer_delay": dict.fromkeys(tasks, 0.02)},
+                    "home_delay": 0.02,
+                },
+            )
+            for second in (1.0, 2.0)
+        ),
+    )
+    assert branched.branches == (("car_detection",), ("face_detection",))
+    chain = replace(branched, dag={"flow": list(tasks)})
+    assert chain.branches == (tasks,)
+    found = scenario_of_trace(branched)
+    assert found.queries[0].branches == branched.branches
+    outcome = simulate(found, "static", profile=lambda: profile_of_trace(branched))
+    assert outcome.queries[0].books.delivered > 100
+
+
+def test_a_graph_that_is_none_is_refused(tmp_path: Path):
+    path = tmp_path / "trace.json"
+    image = {"image": "nowhere"}
+    write_trace(trace(dag={"flow": ["face_detection"], "input": {"face_detection": image}}), path)
+    with pytest.raises(ConfigError, match="^" + str(path)):
+        read_trace(path)

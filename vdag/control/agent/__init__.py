@@ -29,8 +29,8 @@ from vdag.control.agent.errands import Errands
 from vdag.control.agent.notebook import Notebook
 from vdag.control.agent.spool import Spool
 from vdag.control.agent.values import AgentStats, Profile
+from vdag.control.agent.works import works_of
 from vdag.control.cluster import Hearsay, NodeView, offers_of, state_of
-from vdag.control.scheduling.events import QueryState
 from vdag.errors import ConfigError, FrameFormatError, VdagError
 from vdag.transport.roundtrip import RemoteClock
 from vdag.transport.rpc import Requester
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from vdag.control.jobs import Jobs
     from vdag.control.scheduling.events import JobInfo
+    from vdag.control.service.openings import Openings
     from vdag.control.service.plan_limits import PlanLimits
     from vdag.transport.channel import Curve
 
@@ -74,6 +75,7 @@ class Agent:
         notebook: that the node's jobs write into; its `run` is the session. The caller's.
         jobs: of the node; None if it runs none.
         limits: of its tasks; None if it does none.
+        openings: tasks that it is ordered to do; likewise.
         spool: folder for results that cannot be sent; None to keep few.
         curve: keys, with that of the controller.
         bandwidth: bytes per second to other nodes, by `node_addr`; returns at once.
@@ -92,6 +94,7 @@ class Agent:
         notebook: Notebook,
         jobs: Jobs | None = None,
         limits: PlanLimits | None = None,
+        openings: Openings | None = None,
         spool: Path | None = None,
         curve: Curve | None = None,
         bandwidth: Callable[[], Mapping[str, float]] = dict,
@@ -99,8 +102,7 @@ class Agent:
     ) -> None:
         self._controller, self._profile, self._view = controller, profile, view
         self._notebook, self._jobs, self._bandwidth = notebook, jobs, bandwidth
-        self._limits = limits
-        self._errands = Errands(jobs, notebook, limits)
+        self._errands = Errands(jobs, notebook, limits, openings)
         self.cluster = cluster or Hearsay(view)
         self._cloud = self._awaited = ""  # sessions: that it has joined, that it asks for orders
         self._hold_s, self._report_ns = 1.0, int(REPORT_S * 1e9)
@@ -248,7 +250,8 @@ class Agent:
             offers_of(view),
             self._works(self._infos()),
             state_of(view),
-            {} if self._limits is None else dict(self._limits.ordered()),
+            self._errands.limits(),
+            self._errands.opened(),
         )
         self._report_line.ask(wire.encode(self._said), now_ns=now_ns, timeout_s=ANSWER_TIMEOUT_S)
 
@@ -277,6 +280,7 @@ class Agent:
 
     def _compose(self) -> wire.Report:
         self._number += 1
+        opened = self._notebook.opened()  # before it is looked at what the node offers by that
         view, infos = self._view(), self._infos()
         works = self._works(infos)
         self._notebook.keep_only(work.job_uid for work in works)
@@ -308,28 +312,12 @@ class Agent:
             bandwidth=dict(self._bandwidth()),
             results=self._spool.batch(BATCH_NBYTES),
             refusals=self._notebook.refused(),
+            opened=opened,
         )
 
     def _works(self, infos: tuple[JobInfo, ...]) -> list[wire.Work]:
-        """Return how the jobs are, as the controller may know it.
-
-        A job is over when all it has found is recorded: who follows its results stops then.
-        """
-        # Looked at after the jobs: a job that is over notes nothing more.
-        for result in self._notebook.take_results():
-            self._spool.add(result)
-        works = self._notebook.works(infos)
-        late = {
-            work.job_uid
-            for work in works
-            if QueryState(work.state).is_final and self._spool.has(work.job_uid, self._notebook.run)
-        }
-        self._has_late_ends = bool(late)
-        as_running = {"state": int(QueryState.RUNNING), "reason": ""}
-        return [
-            msgspec.structs.replace(work, **as_running) if work.job_uid in late else work
-            for work in works
-        ]
+        works, self._has_late_ends = works_of(infos, self._notebook, self._spool)
+        return works
 
     def _infos(self) -> tuple[JobInfo, ...]:
         return () if self._jobs is None else self._jobs.infos()
@@ -374,6 +362,7 @@ class Agent:
         self._errands.hear(self._cloud, message.view)
         self._notebook.told(report.jobs, report.drops if message.is_stored else ())
         self._notebook.told_refused(report.refusals)
+        self._notebook.told_opened(report.opened)
         if message.is_stored:
             self._results += len(report.results)
             self._spool.acknowledge(report.results)

@@ -16,7 +16,9 @@ from vdag.plan import Constraint
 if TYPE_CHECKING:
     from vdag.control.agent.notebook import Notebook
     from vdag.control.jobs import Jobs
+    from vdag.control.service.openings import Openings
     from vdag.control.service.plan_limits import PlanLimits
+    from vdag.plan import ResourceLimit
 
 __all__ = ["Errands"]
 
@@ -30,6 +32,7 @@ class Errands:
         jobs: of the node; None if it runs none, then every order about one is refused.
         notebook: is told which jobs could not be started and which tasks not be limited, and why.
         limits: of the node's tasks; None if it does none.
+        openings: tasks that it is ordered to do; likewise.
 
     Attributes:
         last: number of the latest order that was carried out, or could not be.
@@ -37,9 +40,14 @@ class Errands:
     """
 
     def __init__(
-        self, jobs: Jobs | None, notebook: Notebook, limits: PlanLimits | None = None
+        self,
+        jobs: Jobs | None,
+        notebook: Notebook,
+        limits: PlanLimits | None = None,
+        openings: Openings | None = None,
     ) -> None:
         self._jobs, self._notebook, self._limits = jobs, notebook, limits
+        self._openings = openings
         self.last = self.count = 0
         self._acquaintances = Acquaintances()
 
@@ -49,6 +57,14 @@ class Errands:
         if lost and self._jobs is not None:
             for info in self._jobs.infos():
                 self._jobs.give_up(info.job_uid, lost)
+
+    def limits(self) -> dict[str, ResourceLimit]:
+        """Return what tasks shall be limited to."""
+        return {} if self._limits is None else dict(self._limits.ordered())
+
+    def opened(self) -> dict[str, int]:
+        """Return the tasks that shall be open, with the number of their workers."""
+        return {} if self._openings is None else dict(self._openings.ordered())
 
     def start_over(self) -> None:
         """Be ready for the orders of another session, which begin with 1."""
@@ -75,12 +91,20 @@ class Errands:
             self._notebook.report_refusal(order.job_uid, QueryState.FAILED, reason)
         elif isinstance(order, wire.LimitTask):
             self._notebook.report_limit(order.task, reason)
+        elif isinstance(order, wire.OpenTask):
+            self._notebook.report_opening(order.task, order.number, reason)
 
     def _do(self, order: wire.Order) -> None:
         if isinstance(order, wire.LimitTask):
             if self._limits is None:
                 raise ConfigError("this node does no tasks")
             self._limits.order(order.task, order.limit, self._notebook.report_limit)
+            return
+        if isinstance(order, wire.OpenTask):
+            if self._openings is None:
+                raise ConfigError("this node does no tasks")
+            tell = self._notebook.report_opening
+            self._openings.order(order.task, order.workers, order.number, tell)
             return
         if self._jobs is None:
             raise ConfigError("this node runs no jobs")
@@ -101,4 +125,4 @@ class Errands:
 
 
 def _subject(order: wire.Order) -> str:
-    return order.task if isinstance(order, wire.LimitTask) else order.job_uid
+    return order.task if isinstance(order, (wire.LimitTask, wire.OpenTask)) else order.job_uid

@@ -46,6 +46,8 @@ class Notebook:
         self._told: dict[str, tuple[int, int, str]] = {}
         self._refusals: dict[str, str] = {}
         self._told_refusals: dict[str, str] = {}
+        self._opened: dict[str, wire.Opened] = {}
+        self._told_opened: dict[str, wire.Opened] = {}
 
     @property
     def lost(self) -> int:
@@ -79,6 +81,12 @@ class Notebook:
         """Note why a task cannot be limited as ordered; an empty reason says that it is."""
         with self._lock:
             self._refusals[task] = reason[:MAX_REASON]
+        self.bell.ring()
+
+    def report_opening(self, task: str, order: int, reason: str) -> None:
+        """Note what became of the order to do a task; an empty reason says that it is done."""
+        with self._lock:
+            self._opened[task] = wire.Opened(task, order, reason[:MAX_REASON])
         self.bell.ring()
 
     # What the agent reads.
@@ -135,9 +143,22 @@ class Notebook:
                 if self._told_refusals.get(task, "") != reason
             }
 
+    def opened(self) -> list[wire.Opened]:
+        """Return what became of orders to do tasks, where the controller was not told."""
+        with self._lock:
+            return [
+                found
+                for task, found in self._opened.items()
+                if self._told_opened.get(task) != found
+            ][: wire.MAX_RESULTS]
+
     def told_refused(self, refusals: Mapping[str, str]) -> None:
         """Note that the controller knows why these tasks cannot be limited."""
         self._told_refusals.update(refusals)
+
+    def told_opened(self, opened: Iterable[wire.Opened]) -> None:
+        """Note that the controller knows what became of these orders."""
+        self._told_opened.update((found.task, found) for found in opened)
 
     def told(self, works: Sequence[wire.Work], drops: Sequence[wire.Drops] = ()) -> None:
         """Note that the controller knows how these jobs are, and what they lost."""
@@ -153,6 +174,9 @@ class Notebook:
         self._told.clear()
         self._told_drops.clear()
         self._told_refusals.clear()
+        self._told_opened.clear()
+        with self._lock:
+            self._opened.clear()  # answers to orders of another one
 
     def keep_only(self, job_uids: Iterable[str]) -> None:
         """Forget what was told of jobs that the node does not have any more."""

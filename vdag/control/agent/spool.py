@@ -1,5 +1,7 @@
 """`Spool`: results that the controller has not acknowledged, so that none is lost while it is away.
 
+`FrameSpool` is the same of what became of frames, which may be more: it keeps less of each.
+
 The oldest are in memory and are sent first. What comes while these wait is gathered behind them;
 when that is much, it goes into a file as one *segment*. Segments are read again, oldest first, when
 what is before them has been acknowledged. A node that ends writes everything that waits, and one
@@ -17,16 +19,18 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from vdag.control import wire
+from vdag.control.wire_log import frame_count
 from vdag.errors import ConfigError
 
-__all__ = ["Spool", "SpoolStats"]
+__all__ = ["FrameSpool", "Spool", "SpoolStats"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ SEGMENT_NBYTES = 1 << 20
 SEGMENT_RESULTS = wire.MAX_RESULTS
 #: Of all segments together, by default.
 LIMIT_NBYTES = 64 << 20
+FRAMES_LIMIT_NBYTES = 32 << 20
 MAGIC = b"VSPL\x01"
 _CRC_NBYTES = 4
 SUFFIX = ".spool"
@@ -42,7 +47,24 @@ SUFFIX = ".spool"
 MAX_SEGMENT_NBYTES = 4 * (SEGMENT_NBYTES + wire.MAX_DOCUMENT_NBYTES)
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(list[wire.Result])
+_T = TypeVar("_T", bound=wire.Result | wire.Frames)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[_T]):
+    """What is kept.
+
+    Attributes:
+        noun: for it, in texts.
+        decoder: of a segment.
+        nbytes: returns what one takes in a message, roughly.
+        count: returns how many it stands for; None for one.
+    """
+
+    noun: str
+    decoder: msgspec.msgpack.Decoder[Any]
+    nbytes: Callable[[_T], int]
+    count: Callable[[_T], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +72,7 @@ class SpoolStats:
     """How much waits, and what was lost.
 
     Attributes:
-        results: in memory.
+        results: in memory; of a `FrameSpool` frames, as below.
         segments: files.
         nbytes: of both.
         dropped: results that were thrown away because there were too many, or could not be read.
@@ -62,19 +84,13 @@ class SpoolStats:
     dropped: int
 
 
-class Spool:
-    """See above; for one thread.
+class _Spool(Generic[_T]):
+    """See above; for one thread."""
 
-    Args:
-        folder: for the segments, which exists and is this node's own; None to keep no more than
-            fits into memory, that is two segments.
-        limit_nbytes: of all segments together.
-    """
-
-    def __init__(self, folder: Path | None = None, *, limit_nbytes: int = LIMIT_NBYTES) -> None:
-        self._folder, self._limit_nbytes = folder, limit_nbytes
-        self._head: deque[wire.Result] = deque()
-        self._tail: deque[wire.Result] = deque()
+    def __init__(self, kind: _Kind[_T], folder: Path | None, limit_nbytes: int) -> None:
+        self._kind, self._folder, self._limit_nbytes = kind, folder, limit_nbytes
+        self._head: deque[_T] = deque()
+        self._tail: deque[_T] = deque()
         self._of_job: Counter[tuple[str, str]] = Counter()  # by job and run
         self._head_nbytes = self._tail_nbytes = self._dropped = self._count = 0
         self._segments: deque[tuple[Path, int]] = deque()
@@ -86,7 +102,7 @@ class Spool:
             self._trim()
 
     def __len__(self) -> int:
-        return len(self._head) + len(self._tail)
+        return self._sum(self._head) + self._sum(self._tail)
 
     @property
     def is_empty(self) -> bool:
@@ -97,11 +113,11 @@ class Spool:
         """Whether results wait that a job has found in a run and that were added to this spool."""
         return self._of_job[job_uid, run] > 0
 
-    def add(self, result: wire.Result) -> None:
+    def add(self, result: _T) -> None:
         """Keep a result until it is acknowledged."""
         self._of_job[result.job_uid, result.run] += 1
         self._tail.append(result)
-        self._tail_nbytes += _nbytes(result)
+        self._tail_nbytes += self._kind.nbytes(result)
         if self._tail_nbytes < SEGMENT_NBYTES and len(self._tail) < SEGMENT_RESULTS:
             return
         if not self._head and not self._segments:
@@ -111,26 +127,26 @@ class Spool:
         else:
             self._drop_head()
 
-    def batch(self, limit_nbytes: int) -> list[wire.Result]:
+    def batch(self, limit_nbytes: int) -> list[_T]:
         """Return the oldest results, at most so many bytes, but at least one if there is any."""
         if not self._head:
             self._advance()
-        found: list[wire.Result] = []
+        found: list[_T] = []
         nbytes = 0
         for result in self._head:
-            nbytes += _nbytes(result)
+            nbytes += self._kind.nbytes(result)
             if found and (nbytes > limit_nbytes or len(found) == wire.MAX_RESULTS):
                 break
             found.append(result)
         return found
 
-    def acknowledge(self, results: Sequence[wire.Result]) -> None:
+    def acknowledge(self, results: Sequence[_T]) -> None:
         """Forget results that are recorded: a batch, or the beginning of one."""
         done = []
         for result in results:
             # Some of them may have been thrown away meanwhile.
             if self._head and self._head[0] is result:
-                self._head_nbytes -= _nbytes(self._head.popleft())
+                self._head_nbytes -= self._kind.nbytes(self._head.popleft())
                 done.append(result)
         self._let_go(done)
         if not self._head:
@@ -159,7 +175,7 @@ class Spool:
             self._head, self._head_nbytes = deque(), 0
             self._write(first - 1)
 
-    def _let_go(self, results: Iterable[wire.Result]) -> None:
+    def _let_go(self, results: Iterable[_T]) -> None:
         """Count results that wait no more."""
         self._of_job.subtract((each.job_uid, each.run) for each in results)
         self._of_job += Counter()  # forgets the jobs of which nothing waits
@@ -174,7 +190,7 @@ class Spool:
                 self._loaded.unlink(missing_ok=True)  # it was broken
             path, _ = self._segments.popleft()
             self._head.extend(self._read(path))
-            self._head_nbytes = sum(map(_nbytes, self._head))
+            self._head_nbytes = sum(map(self._kind.nbytes, self._head))
             self._loaded = path  # and stays there until all of it is acknowledged
         if not self._head:
             self._head, self._tail = self._tail, self._head
@@ -192,8 +208,9 @@ class Spool:
             draft.write_bytes(MAGIC + zlib.crc32(body).to_bytes(_CRC_NBYTES, "little") + body)
             draft.replace(path)
         except OSError as err:
-            logger.error("%d results are lost: %s", len(self._tail), err)
-            self._dropped += len(self._tail)
+            lost = self._sum(self._tail)
+            logger.error("%d %s are lost: %s", lost, self._kind.noun, err)
+            self._dropped += lost
             self._let_go(self._tail)
         else:
             size = len(MAGIC) + _CRC_NBYTES + len(body)
@@ -208,43 +225,80 @@ class Spool:
     def _trim(self) -> None:
         while sum(size for _, size in self._segments) > self._limit_nbytes:
             path, _ = self._segments.popleft()
-            lost = self._read(path)
-            self._dropped += len(lost)
-            self._let_go(lost)
-            logger.warning(
-                "%d results are thrown away: too many wait for the controller", len(lost)
-            )
+            self._throw_away(self._read(path))
             path.unlink(missing_ok=True)
 
     def _drop_head(self) -> None:
-        self._dropped += len(self._head)
-        self._let_go(self._head)
-        logger.warning(
-            "%d results are thrown away: too many wait for the controller", len(self._head)
-        )
+        self._throw_away(self._head)
         self._head.clear()
+        self._head_nbytes = 0
         self._advance()
 
-    def _read(self, path: Path) -> list[wire.Result]:
+    def _throw_away(self, results: Collection[_T]) -> None:
+        lost = self._sum(results)
+        self._dropped += lost
+        self._let_go(results)
+        logger.warning(
+            "%d %s are thrown away: too many wait for the controller", lost, self._kind.noun
+        )
+
+    def _sum(self, results: Collection[_T]) -> int:
+        count = self._kind.count
+        return len(results) if count is None else sum(map(count, results))
+
+    def _read(self, path: Path) -> list[_T]:
         """Return the results in a segment; none if it is broken, which is said."""
         try:
-            return _read(path)
+            return _read(path, self._kind)
         except (OSError, ConfigError) as err:
-            logger.warning("spooled results are lost: %s", err)
+            logger.warning("spooled %s are lost: %s", self._kind.noun, err)
             self._of_job.clear()  # nobody knows whose they were, and none may wait for ever
             return []
+
+
+class Spool(_Spool[wire.Result]):
+    """Keeps results; for one thread.
+
+    Args:
+        folder: for the segments, which exists and is this node's own; None to keep no more than
+            fits into memory, that is two segments.
+        limit_nbytes: of all segments together.
+    """
+
+    def __init__(self, folder: Path | None = None, *, limit_nbytes: int = LIMIT_NBYTES) -> None:
+        super().__init__(_RESULTS, folder, limit_nbytes)
+
+
+class FrameSpool(_Spool[wire.Frames]):
+    """Keeps what became of frames; as `Spool`."""
+
+    def __init__(
+        self, folder: Path | None = None, *, limit_nbytes: int = FRAMES_LIMIT_NBYTES
+    ) -> None:
+        super().__init__(_FRAMES, folder, limit_nbytes)
 
 
 def _number(path: Path) -> int:
     return int(path.stem) if path.stem.isdecimal() else 0
 
 
-def _nbytes(result: wire.Result) -> int:
-    """Return what a result takes in a message, roughly."""
+def _result_nbytes(result: wire.Result) -> int:
     return len(result.document) + len(result.job_uid) + len(result.run) + 16
 
 
-def _read(path: Path) -> list[wire.Result]:
+def _frames_nbytes(frames: wire.Frames) -> int:
+    return len(frames.columns) + len(frames.job_uid) + len(frames.run) + 64
+
+
+_RESULTS: _Kind[wire.Result] = _Kind(
+    "results", msgspec.msgpack.Decoder(list[wire.Result]), _result_nbytes
+)
+_FRAMES: _Kind[wire.Frames] = _Kind(
+    "frames", msgspec.msgpack.Decoder(list[wire.Frames]), _frames_nbytes, frame_count
+)
+
+
+def _read(path: Path, kind: _Kind[_T]) -> list[_T]:
     if (size := path.stat().st_size) > MAX_SEGMENT_NBYTES:
         raise ConfigError(f"segment {path} of {size} bytes exceeds limit {MAX_SEGMENT_NBYTES}")
     data = path.read_bytes()
@@ -253,6 +307,7 @@ def _read(path: Path) -> list[wire.Result]:
     if data[: len(MAGIC)] != MAGIC or zlib.crc32(data[start:]) != crc:
         raise ConfigError(f"segment {path} is broken")
     try:
-        return _DECODER.decode(data[start:])
+        found: list[_T] = kind.decoder.decode(data[start:])
     except msgspec.DecodeError as err:
         raise ConfigError(f"segment {path} is broken: {err}") from err
+    return found

@@ -5,6 +5,7 @@
     register       queries, as they are shown
     recorder       queries, plans and results, as they are written down
     advisers       who runs policies
+    hiring         tasks that nodes do because somebody, such as a coordinator, holds them
 
 Others talk to it as the `Desk`: looking returns a snapshot, everything else is put into a bounded
 inbox that the thread empties, and a future tells what became of it.
@@ -20,11 +21,10 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
@@ -36,13 +36,13 @@ from vdag.control.controller.foreigners import Foreigners
 from vdag.control.controller.inbox import Inbox
 from vdag.control.controller.membership import Membership, draw_session
 from vdag.control.controller.recorder import Recorder
-from vdag.control.controller.refining import load_profile
 from vdag.control.controller.register import Register
-from vdag.control.controller.switchboard import Switchboard, SwitchboardStats
+from vdag.control.controller.switchboard import Switchboard
+from vdag.control.controller.values import ControllerSettings, ControllerStats
 from vdag.control.desk import Jobs, KnownNode, NodeJoining, QueryRequest, QueryView
+from vdag.control.profile.refining import load_profile
 from vdag.control.records import ENDED, FrameResult, Store
 from vdag.control.scheduling.events import Event
-from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.errors import ChannelClosed
 from vdag.plan import Constraint
 from vdag.transport.keys import Gate
@@ -65,56 +65,7 @@ IDLE_MS = 1_000
 JOIN_TIMEOUT_S = 10.0
 
 _count = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerSettings:
-    """What a controller is told at its start.
-
-    Attributes:
-        channel: address of the plan channel; beyond loopback with keys only.
-        policy: of queries that name none.
-        policies: that queries may name, beside those built in.
-        scheduler: its times.
-        report_s: how often nodes are to report.
-        hold_s: how long their question for orders is held back.
-        service_port: where nodes that speak only the documented REST do tasks.
-        profile: file of the knowledge base to begin with; None for the one of the package.
-        kept: where it is kept with what was learned, to go on with it; None for nowhere.
-    """
-
-    channel: str = "tcp://127.0.0.1:5010"
-    policy: str = "golden"
-    policies: Collection[str] = ()
-    scheduler: SchedulerSettings = SchedulerSettings()  # noqa: RUF009 - it is frozen
-    report_s: float = 0.5
-    hold_s: float = 1.0
-    service_port: int = 5500
-    profile: Path | None = None
-    kept: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ControllerStats:
-    """How a controller is.
-
-    Attributes:
-        channel: what nodes have said.
-        queries: that it has.
-        inbox: wishes that wait.
-        late: events that came too late to mean anything.
-        faults: wishes and messages that failed in a way nobody thought of; see the log.
-        malformed: results that make no sense.
-        refused_nodes: connections of nodes that are not trusted.
-    """
-
-    channel: SwitchboardStats
-    queries: int
-    inbox: int
-    late: int
-    faults: int
-    malformed: int
-    refused_nodes: int
+_T = TypeVar("_T")
 
 
 class Controller:
@@ -143,7 +94,7 @@ class Controller:
         settings = settings or ControllerSettings()
         self._store = store
         self._members, self._register = Membership(), Register()
-        self._recorder = Recorder(store)
+        self._recorder = Recorder(store, self._members)
         self._advisers = Advisers()
         foreigners = Foreigners(settings.service_port, self._recorder)
         self._conductor = Conductor(
@@ -163,6 +114,7 @@ class Controller:
         self._fault: BaseException | None = None
         self._faults = 0
         self._is_closing = False
+        self._conductor.hiring.spared.update(settings.spared)
         self._conductor.restore(time.monotonic_ns())
         self._look_around()
         self._open_channel(settings, keys)
@@ -297,6 +249,14 @@ class Controller:
             lambda now_ns: self._conductor.work_of(node_addr, bandwidth, now_ns)
         )
 
+    def call(self, work: Callable[[Conductor, int], _T | Future[_T]]) -> Future[_T]:
+        """Have something done by the controller's thread: for what is built on top of it.
+
+        Args:
+            work: is given the conductor and the time in ns; must not wait.
+        """
+        return self._inbox.call(lambda now_ns: work(self._conductor, now_ns))
+
     def close(self) -> None:
         """Listen no more, and end the thread; may be called again. Queries go on at the next start.
 
@@ -331,9 +291,11 @@ class Controller:
             self._replier,
             self._members,
             self._conductor,
+            chronicle=self._recorder.chronicle,
             session=draw_session(),
             report_s=settings.report_s,
             hold_s=settings.hold_s,
+            wake=lambda: self._inbox.bell.ring(),
         )
 
     def _close_channel(self) -> None:

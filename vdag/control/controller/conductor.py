@@ -19,24 +19,26 @@ from typing import Any
 
 from vdag.control import wire
 from vdag.control.advisers import Advisers
+from vdag.control.controller.carrying import Carrying
 from vdag.control.controller.decisions import Decisions
 from vdag.control.controller.delivery import Delivery
 from vdag.control.controller.directory import Directory
 from vdag.control.controller.foreigners import Foreigners, links_of
+from vdag.control.controller.hiring import Hiring
 from vdag.control.controller.membership import Membership
 from vdag.control.controller.recorder import Recorder
-from vdag.control.controller.refining import Refinement
 from vdag.control.controller.register import Register
 from vdag.control.desk import Jobs, KnownNode, NodeJoining, QueryRequest, QueryView
 from vdag.control.policies import expect_allowed
 from vdag.control.profile import Profile
+from vdag.control.profile.refining import Refinement
 from vdag.control.scheduling.events import (
     ConstraintChanged,
     Event,
     JobReported,
+    NodeInfo,
     NodeJoined,
     NodeReported,
-    PlanProposed,
     QueryDeleted,
     QueryInfo,
     QueryState,
@@ -46,18 +48,9 @@ from vdag.control.scheduling.events import (
     Tick,
     VideoInfo,
 )
-from vdag.control.scheduling.instructions import (
-    AskPolicy,
-    Instruction,
-    LimitTask,
-    Order,
-    RecordDecision,
-    RecordFault,
-    RecordPlan,
-    RecordState,
-)
 from vdag.control.scheduling.scheduler import Scheduler, SchedulerSettings
-from vdag.errors import FrameFormatError, InvalidTransition, PlanError
+from vdag.control.scheduling.surroundings import Survey
+from vdag.errors import ConfigError, InvalidTransition, PlanError
 from vdag.plan import Constraint, Plan
 
 __all__ = ["Conductor"]
@@ -83,6 +76,7 @@ class Conductor:
 
     Attributes:
         late: events that came too late to mean anything.
+        hiring: tasks that nodes do because somebody holds them.
     """
 
     def __init__(
@@ -101,19 +95,20 @@ class Conductor:
         kept: Path | None = None,
     ) -> None:
         expect_allowed(policy, allowed)
-        profile = Profile() if profile is None else profile
+        self._profile = profile = Profile() if profile is None else profile
         self._scheduler = Scheduler(settings, profile)
         self._refinement = Refinement(profile, self._scheduler, kept)
         self._members, self._foreigners = members, foreigners
-        self._delivery, self._advisers = delivery, advisers
+        self._advisers = advisers
         self._recorder, self._register = recorder, register
         self._decisions = Decisions(
             recorder.decision, lambda uid, document: register.change(uid, decision=document)
         )
         self._policy, self._allowed = policy, allowed
-        self._preferred: dict[str, Mapping[str, Any]] = {}
+        self._carrying = Carrying(delivery, advisers, recorder, register, self._decisions)
         self._constraints: dict[str, Constraint] = {}
         self._directory = Directory(members, foreigners, self._scheduler.is_alive)
+        self.hiring = Hiring(members)
         self.late = 0
 
     # What has happened.
@@ -122,6 +117,7 @@ class Conductor:
         """Tell the scheduler of an event, and do what follows from it."""
         if isinstance(event, NodeJoined) and event.node.dialect == "channel":
             self._foreigners.remove(event.node.node_addr)
+            self.hiring.renew(event.node.node_addr)
         if isinstance(event, RuntimeReported):
             self._measure(event)
         todo: deque[Event] = deque([event])
@@ -133,7 +129,7 @@ class Conductor:
                 logger.debug("too late: %s", err)
                 continue
             for instruction in instructions:
-                self._carry_out(instruction, event.now_ns, todo)
+                self._carrying.carry_out(instruction, event.now_ns, todo)
 
     def record(
         self, results: Sequence[wire.Result], drops: Sequence[wire.Drops]
@@ -201,7 +197,7 @@ class Conductor:
     def admit(self, query_id: str, request: QueryRequest, now_ns: int) -> None:
         """Begin with a query that is recorded."""
         policy = request.policy or self._policy
-        self._recorder.known.add(query_id)
+        self._recorder.begin(query_id, request, policy)
         self._constraints[query_id] = request.constraint
         self._register.add(
             QueryView(
@@ -244,7 +240,7 @@ class Conductor:
             self.take(QueryDeleted(now_ns, query_id))
         self._register.remove(query_id)
         self._decisions.forget(query_id)
-        self._preferred.pop(query_id, None)
+        self._carrying.preferred.pop(query_id, None)
         self._constraints.pop(query_id, None)
         return forgotten
 
@@ -276,7 +272,7 @@ class Conductor:
             number=0,
             previous=self._scheduler.plan_of(query_id),
         )
-        self._preferred[query_id] = documents
+        self._carrying.preferred[query_id] = documents
         same = self._constraints[query_id]
         self.take(ConstraintChanged(now_ns, query_id, same, "preferred"))
         return True
@@ -326,7 +322,22 @@ class Conductor:
         """Return all nodes that have joined, without their jobs; the same object if unchanged."""
         return self._directory.nodes()
 
-    # Carrying out.
+    def has_orders(self, node_addr: str, query_id: str) -> bool:
+        """Say whether an order about a job is still on its way to a node that is there."""
+        member = self._members.get(node_addr)
+        return member is not None and member.is_alive and member.orders.has_job(query_id)
+
+    def cost_of(self, task: str, resolution: str, node: NodeInfo) -> float | None:
+        """Return the seconds of a frame at a task, by the profile; None if that knows nothing."""
+        try:
+            cost = self._profile.cost(task, 0, resolution, node)
+        except ConfigError:
+            return None
+        return None if cost is None else cost.compute_s
+
+    def survey(self, query_id: str = "") -> Survey:
+        """Return how the nodes are now, and what queries take of them but for one; O(nodes)."""
+        return self._scheduler.survey(query_id)
 
     def _measure(self, event: RuntimeReported) -> None:
         self._register.measure(event.query_id, event.runtime)
@@ -339,42 +350,6 @@ class Conductor:
             bound_s = constraint.delay_s[1]
             self._decisions.measure(event.query_id, number, event.runtime, bound_s, event.now_ns)
 
-    def _carry_out(self, order: Instruction, now_ns: int, todo: deque[Event]) -> None:
-        if isinstance(order, LimitTask):
-            self._delivery.limit(order)
-        elif isinstance(order, Order):
-            try:
-                self._delivery.send(order)
-            except FrameFormatError as err:
-                reason = f"it cannot be ordered: {err}"
-                failed = QueryState.FAILED
-                todo.append(JobReported(now_ns, order.query_id, order.node_addr, failed, reason))
-        elif isinstance(order, AskPolicy):
-            documents = self._preferred.pop(order.query_id, None)
-            if documents is None:
-                todo.extend(self._advisers.ask(order, now_ns))
-            else:
-                todo.append(_proposal(order, documents, now_ns))
-        elif isinstance(order, RecordState):
-            self._recorder.state(order)
-            self._register.change(
-                order.query_id,
-                state=int(order.state),
-                reason=order.reason,
-                suspended=order.suspended,
-            )
-            if order.state.is_final:
-                self._decisions.end(order.query_id)
-        elif isinstance(order, RecordPlan):
-            self._recorder.plan(order)
-            documents = {**order.plan.to_documents(), "number": order.plan.number}
-            self._register.change(order.query_id, plan=documents)
-        elif isinstance(order, RecordDecision):
-            self._decisions.take(order, now_ns)
-        elif isinstance(order, RecordFault):
-            logger.warning("%s: %s", order.query_id, order.what)
-            self._recorder.fault(order)
-
     def _videos_of(self, node_addr: str) -> Mapping[int, VideoInfo | wire.Video] | None:
         member, foreign = self._members.get(node_addr), self._foreigners.get(node_addr)
         if member is not None:
@@ -384,14 +359,3 @@ class Conductor:
     def _is_going_on(self, query_id: str) -> bool:
         state = self._scheduler.state_of(query_id)
         return state is not None and not state.is_final
-
-
-def _proposal(order: AskPolicy, documents: Mapping[str, Any], now_ns: int) -> PlanProposed:
-    return PlanProposed(
-        now_ns,
-        order.query_id,
-        order.round,
-        documents.get("video_conf"),
-        documents.get("flow_mapping"),
-        documents.get("resource_limit"),
-    )

@@ -103,6 +103,7 @@ class Member:
         answer_due_ns: when that has to be answered.
         offset_ns: its clock minus the controller's, by what it says.
         round_trip_ns: of the message that this comes from, 0 if it is not known.
+        opened: what became of orders to do tasks, by task.
     """
 
     join: wire.Join
@@ -118,6 +119,7 @@ class Member:
     answer_due_ns: int = 0
     offset_ns: int = 0
     round_trip_ns: int = 0
+    opened: dict[str, wire.Opened] = field(default_factory=dict)
 
     @property
     def node_addr(self) -> str:
@@ -190,6 +192,7 @@ class Membership:
     def update(self, member: Member, report: wire.Report, now_ns: int) -> None:
         """Note what a member reports of itself."""
         member.offset_ns, member.round_trip_ns = -report.offset_ns, report.round_trip_ns
+        member.opened.update((found.task, found) for found in report.opened)
         services = member.card.services if report.services is None else report.services
         state = report.state or member.join.state
         member.join = msgspec.structs.replace(member.join, services=services, state=state)

@@ -1,8 +1,8 @@
 """`OrderBook`: what a node has been told to do and has not yet taken the receipt of. A pure rule.
 
 Orders are numbered from 1 on and repeated until a receipt comes, so that none is lost and each is
-carried out once. At most one waits per job, and per task to be limited, the latest: a node that
-comes back after a while finds how things stand, not how they came about.
+carried out once. At most one waits per job, and per task to be limited or to be done, the latest: a
+node that comes back after a while finds how things stand, not how they came about.
 """
 
 from __future__ import annotations
@@ -82,6 +82,15 @@ class OrderBook:
         """Order a task to be limited, or to be so no more."""
         self._put(wire.LimitTask(self._last + 1, task, limit))
 
+    def open(self, task: str, workers: int) -> int:
+        """Order a task to be done by so many workers, none for not any more; return the number."""
+        self._put(wire.OpenTask(self._last + 1, task, workers))
+        return self._last
+
+    def has_job(self, job_uid: str) -> bool:
+        """Say whether an order about a job waits, or is not known to have been carried out."""
+        return ("job", job_uid) in self._waiting
+
     def receipt(self, last: int) -> None:
         """Forget the orders that a node has, which are all up to this number."""
         done = [key for key, order in self._waiting.items() if order.number <= last]
@@ -101,10 +110,19 @@ class OrderBook:
 
     def _put(self, order: wire.Order) -> None:
         nbytes = len(wire.encode(wire.Orders([order])))
-        key = ("task", order.task) if isinstance(order, wire.LimitTask) else ("job", order.job_uid)
+        key = _subject(order)
         before = self._waiting.pop(key, None)
         if before is not None:
             del self._nbytes[before.number]
         self._waiting[key] = order
         self._nbytes[order.number] = nbytes
         self._last = order.number
+
+
+def _subject(order: wire.Order) -> tuple[str, str]:
+    """Return what an order is about: a later one takes its place."""
+    if isinstance(order, wire.LimitTask):
+        return "limit", order.task
+    if isinstance(order, wire.OpenTask):
+        return "open", order.task
+    return "job", order.job_uid

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from vdag.control import wire
+from vdag.control.controller.backlog import Backlog
+from vdag.control.controller.chronicle import Chronicle
+from vdag.control.controller.membership import Membership
 from vdag.control.desk import QueryRequest, QueryView
 from vdag.control.records import ForeignNode, FrameResult, NewQuery, QueryRecord, Store, read_frame
 from vdag.control.scheduling.events import QueryInfo, QueryRestored, QueryState
 from vdag.control.scheduling.instructions import RecordFault, RecordPlan, RecordState
-from vdag.errors import Saturated, VdagError
+from vdag.errors import VdagError
 from vdag.graph import Graph
 from vdag.plan import Constraint, Plan
 
@@ -27,8 +29,6 @@ __all__ = ["Recorder"]
 
 logger = logging.getLogger(__name__)
 
-#: Changes that wait for room in the store; beyond, the oldest are lost.
-LIMIT = 100_000
 #: A name that no query has.
 NOBODY = ""
 
@@ -38,23 +38,25 @@ class Recorder:
 
     Args:
         store: the caller's; it outlives the recorder.
+        members: nodes of the plan channel.
 
     Attributes:
+        chronicle: what is recorded of sessions, placements and packets.
         known: ids of all queries there are records of.
         malformed: results that make no sense.
-        lost: changes that could not be recorded.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, members: Membership) -> None:
         self._store = store
-        self._waiting: deque[Callable[[], object]] = deque()
+        self._backlog = Backlog()
+        self.chronicle = Chronicle(store.journal, members)
         self.known: set[str] = set()
-        self.malformed = self.lost = 0
+        self.malformed = 0
 
     @property
     def is_behind(self) -> bool:
         """Whether changes wait for room in the store."""
-        return bool(self._waiting)
+        return bool(self._backlog) or self.chronicle.is_behind
 
     def restore(self, now_ns: int) -> Iterator[tuple[QueryView, QueryRestored]]:
         """Yield the queries that are not over, oldest first; broken ones have failed from now on.
@@ -67,10 +69,13 @@ class Recorder:
             if record.is_over:
                 continue
             try:
-                yield _view_of(record), _restored(record, now_ns)
+                view, event = _view_of(record), _restored(record, now_ns)
             except VdagError as err:
                 logger.error("%s cannot go on: %s", record.query_id, err)
                 self._store.set_state(record.query_id, QueryState.FAILED, str(err))
+                continue
+            self.chronicle.begin(record.query_id, view.graph, view.video_id, view.policy)
+            yield view, event
 
     def add(self, request: QueryRequest, policy: str) -> Future[str]:
         """Record a query; the result is its id.
@@ -91,8 +96,16 @@ class Recorder:
             )
         )
 
+    def begin(self, query_id: str, request: QueryRequest, policy: str) -> None:
+        """Take note that a query has been recorded, with its id."""
+        self.known.add(query_id)
+        self.chronicle.begin(query_id, request.graph, request.video_id, policy)
+
     def state(self, record: RecordState) -> None:
         """Record how a query stands."""
+        self.chronicle.state(
+            record.query_id, record.state, record.reason, suspended=record.suspended
+        )
         self._put(
             lambda: self._store.set_state(
                 record.query_id, int(record.state), record.reason, suspended=record.suspended
@@ -103,6 +116,7 @@ class Recorder:
         """Record a plan."""
         documents = record.plan.to_documents()
         number = record.plan.number
+        self.chronicle.plan(record.query_id, number, record.cause)
         self._put(lambda: self._store.add_plan(record.query_id, number, documents, record.cause))
 
     def decision(self, query_id: str, document: Mapping[str, Any]) -> None:
@@ -125,7 +139,9 @@ class Recorder:
         """
         self.flush()
         self.known.discard(query_id)
-        return self._store.forget(query_id)
+        forgotten = self._store.forget(query_id)
+        self.chronicle.forget(query_id)
+        return forgotten
 
     def foreigner(self, node: ForeignNode) -> None:
         """Record a node that speaks only the documented REST."""
@@ -145,12 +161,8 @@ class Recorder:
 
     def flush(self) -> None:
         """Record what has waited, as far as there is room now."""
-        while self._waiting:
-            try:
-                self._waiting[0]()
-            except Saturated:
-                return
-            self._waiting.popleft()
+        self._backlog.flush()
+        self.chronicle.flush()
 
     def results(
         self, results: Sequence[wire.Result], drops: Sequence[wire.Drops]
@@ -188,11 +200,7 @@ class Recorder:
             return None
 
     def _put(self, write: Callable[[], object]) -> None:
-        self._waiting.append(write)
-        if len(self._waiting) > LIMIT:
-            self._waiting.popleft()
-            self.lost += 1
-        self.flush()
+        self._backlog.put(write)
 
 
 def _view_of(record: QueryRecord) -> QueryView:

@@ -11,12 +11,13 @@ part of a report that makes no sense is counted and left out, and the rest is ac
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vdag.control import wire
+from vdag.control.controller.chronicle import Chronicle
 from vdag.control.controller.membership import Member, Membership, node_info, services_of
 from vdag.control.scheduling.events import (
     Event,
@@ -27,7 +28,7 @@ from vdag.control.scheduling.events import (
     QueryState,
     RuntimeReported,
 )
-from vdag.errors import FrameFormatError, Saturated, VdagError
+from vdag.errors import ChannelClosed, FrameFormatError, Saturated, VdagError
 from vdag.transport.rpc import Question, Replier
 
 __all__ = ["Decider", "Switchboard", "SwitchboardStats"]
@@ -65,9 +66,10 @@ class SwitchboardStats:
         reports: that were acted on.
         orders: that were sent, again or for the first time.
         results: that were handed on to be recorded.
+        logs: what nodes had for the records alone.
         refused: questions of nodes that have to join first, or may not.
         malformed: messages, or parts of reports, that make no sense.
-        unstored: reports whose results were not recorded in time.
+        unstored: reports and logs that were not recorded in time.
         members: nodes that have joined and are alive.
     """
 
@@ -75,6 +77,7 @@ class SwitchboardStats:
     reports: int = 0
     orders: int = 0
     results: int = 0
+    logs: int = 0
     refused: int = 0
     malformed: int = 0
     unstored: int = 0
@@ -83,12 +86,21 @@ class SwitchboardStats:
 
 @dataclass(slots=True)
 class _Pending:
-    """A report whose answer waits for its results to be recorded."""
+    """A question whose answer waits for what it says to be recorded.
+
+    Attributes:
+        question: a report, or a log.
+        heard_ns: when it came.
+        done: is resolved when it is recorded.
+        is_stored: says, when it is resolved, whether it need not be said again.
+        answer: answers at a time; is told whether it is recorded.
+    """
 
     question: Question
-    report: wire.Report
     heard_ns: int
     done: Future[Any]
+    is_stored: Callable[[Future[Any]], bool]
+    answer: Callable[[int, bool], wire.Message]
 
 
 class Switchboard:
@@ -98,9 +110,11 @@ class Switchboard:
         replier: the socket; the caller's.
         members: who has joined; likewise.
         decider: is told what nodes say.
+        chronicle: is told what is for the records alone.
         session: of this controller.
         report_s: how often nodes are to report.
         hold_s: how long their question for orders is held back.
+        wake: has `tick` called soon, by any thread: something is recorded.
     """
 
     def __init__(
@@ -109,11 +123,15 @@ class Switchboard:
         members: Membership,
         decider: Decider,
         *,
+        chronicle: Chronicle,
         session: str,
         report_s: float,
         hold_s: float,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        self._wake = wake
         self._replier, self._members, self._decider = replier, members, decider
+        self._chronicle = chronicle
         self._session, self._report_s, self._hold_s = session, report_s, hold_s
         self._pending: list[_Pending] = []
         self._counts = dict.fromkeys(SwitchboardStats.__dataclass_fields__, 0)
@@ -154,7 +172,7 @@ class Switchboard:
         pending, self._pending = self._pending, []
         for each in pending:
             if each.done.done():
-                self._settle(each, now_ns, is_stored=each.done.exception() is None)
+                self._settle(each, now_ns, is_stored=each.is_stored(each.done))
             elif now_ns >= each.heard_ns + STORE_TIMEOUT_NS:
                 self._settle(each, now_ns, is_stored=False)
             else:
@@ -173,6 +191,8 @@ class Switchboard:
             self._report(question, message, now_ns)
         elif isinstance(message, wire.Await):
             self._await(question, message, now_ns)
+        elif isinstance(message, wire.Log):
+            self._log(question, message, now_ns)
         else:
             raise FrameFormatError(f"{type(message).__name__} is not for a controller")
 
@@ -186,6 +206,7 @@ class Switchboard:
         assert view is not None, "it has a member"
         self._answer(question, wire.Joined(self._session, self._report_s, self._hold_s, view))
         self._decider.take(NodeJoined(now_ns, info))
+        self._note_works(join.node_addr, join.jobs)
 
     def _speaker(self, question: Question, message: wire.Report | wire.Await) -> Member | None:
         """Return who asks, or refuse the question."""
@@ -231,6 +252,7 @@ class Switchboard:
             self._members.update(member, report, now_ns)
             for event in self._events(report, now_ns):
                 self._decider.take(event)
+            self._note_works(report.node_addr, report.jobs)
         done: Future[Any] | None = None
         is_stored = True
         if report.results or report.drops:
@@ -240,10 +262,50 @@ class Switchboard:
                 logger.warning("results of %s have to wait: %s", report.node_addr, err)
                 is_stored = False
             self._counts["results"] += len(report.results)
+
+        def answer(later_ns: int, is_stored: bool) -> wire.Message:
+            view = self._members.view(report.view)
+            return wire.Reported(report.number, is_stored, now_ns, later_ns, view)
+
         if done is None:
-            self._finish(question, report, now_ns, now_ns, is_stored=is_stored)
+            self._answer(question, answer(now_ns, is_stored))
         else:
-            self._pending.append(_Pending(question, report, now_ns, done))
+            self._suspend(_Pending(question, now_ns, done, _has_gone_well, answer))
+
+    def _log(self, question: Question, log: wire.Log, now_ns: int) -> None:
+        member = self._members.speaker(log.node_addr, log.session, question.peer)
+        if member is None:
+            self._send_away(question)
+            return
+        chronicle, heard_ns = self._chronicle, self._chronicle.clock()
+
+        def answer(_: int, is_stored: bool) -> wire.Message:
+            # By the clock that what is recorded is timed with, which somebody may have set.
+            answered_ns = max(chronicle.clock(), heard_ns)
+            return wire.Logged(
+                log.number, self._session, is_stored, heard_ns, answered_ns, self._report_s
+            )
+
+        self._counts["logs"] += 1
+        try:
+            done = chronicle.hear(member, log)
+        except (Saturated, ChannelClosed) as err:
+            logger.warning("log of %s has to wait: %s", log.node_addr, err)
+            self._answer(question, answer(now_ns, False))
+            return
+        if done is None:
+            self._answer(question, answer(now_ns, True))
+        else:
+            self._suspend(_Pending(question, now_ns, done, chronicle.is_stored, answer))
+
+    def _suspend(self, pending: _Pending) -> None:
+        self._pending.append(pending)
+        pending.done.add_done_callback(lambda _: self._wake())
+
+    def _note_works(self, node_addr: str, works: Sequence[wire.Work]) -> None:
+        member = self._members.get(node_addr)
+        if member is not None and works:
+            self._chronicle.works(member, works)
 
     def _events(self, report: wire.Report, now_ns: int) -> list[Event]:
         """Return what a report says, in the order in which it makes sense."""
@@ -277,24 +339,14 @@ class Switchboard:
     def _settle(self, pending: _Pending, now_ns: int, *, is_stored: bool) -> None:
         if not is_stored:
             self._counts["unstored"] += 1
-        self._finish(
-            pending.question, pending.report, pending.heard_ns, now_ns, is_stored=is_stored
-        )
-
-    def _finish(
-        self,
-        question: Question,
-        report: wire.Report,
-        heard_ns: int,
-        now_ns: int,
-        *,
-        is_stored: bool,
-    ) -> None:
-        view = self._members.view(report.view)
-        self._answer(question, wire.Reported(report.number, is_stored, heard_ns, now_ns, view))
+        self._answer(pending.question, pending.answer(now_ns, is_stored))
 
     def _answer(self, question: Question, message: wire.Message) -> bool:
         return self._replier.reply(question, wire.encode(message))
+
+
+def _has_gone_well(done: Future[Any]) -> bool:
+    return done.exception() is None
 
 
 def _job_reported(node_addr: str, job: wire.Work, now_ns: int) -> JobReported:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vdag.control.jobs.sniffing import Sighting
+from vdag.control.sniffing import Sighting
 from vdag.graph import Graph
 from vdag.plan import Plan, ResourceLimit
 from vdag.results import PICTURES, Result, TaskParts, to_json

@@ -19,35 +19,32 @@ import msgspec
 
 from vdag.config import VideoConfig
 from vdag.control.jobs.frames import FrameDocuments
+from vdag.control.jobs.lanes import lane_of
 from vdag.control.jobs.live import LiveView
-from vdag.control.jobs.sniffing import Sniffer
 from vdag.control.rest.services import is_service
 from vdag.control.scheduling.events import JobInfo, QueryState
+from vdag.control.sniffing import Sniffer
 from vdag.errors import ConfigError, VdagError
 from vdag.graph import Graph
 from vdag.itinerary import briefing, lighten, onward
 from vdag.job import Job
-from vdag.plan import Constraint, Plan, VideoConf
+from vdag.plan import Constraint, Plan
 from vdag.results import Result
 from vdag.sources import SingleFrameGenerator
-from vdag.transport.encoders import H264, Encoder, Jpeg, Raw
-from vdag.transport.peer import Lane
 
 if TYPE_CHECKING:
+    from vdag.control.agent.framebook import FrameBook
     from vdag.control.rest.services import Services
     from vdag.control.service.plan_limits import PlanLimits
     from vdag.transport.exchange import Exchange
     from vdag.transport.peers import Peers
 
-__all__ = ["JobRun", "Reporter", "Site", "lane_of"]
+__all__ = ["JobRun", "Reporter", "Site"]
 
 logger = logging.getLogger(__name__)
 
 #: Plans that frames may still be under way with; older ones are forgotten.
 MAX_PLANS = 64
-#: H.264 at this many bits per pixel looks as the documents' JPEG does to their models.
-BITS_PER_PIXEL = 0.1
-MIN_BITRATE = 100_000
 #: How long a run may take to end before its thread is left behind.
 END_TIMEOUT_S = 15.0
 
@@ -83,6 +80,7 @@ class Site:
         services: nodes that do tasks only by the documented REST; None to have nothing to do with
             them.
         limits: of its tasks; None if plans that nobody orders them for do not limit them.
+        frames: is told of every frame of its jobs; None if nobody wants to know.
     """
 
     exchange: Exchange
@@ -92,6 +90,7 @@ class Site:
     frame_timeout_s: float = 30.0
     services: Services | None = None
     limits: PlanLimits | None = None
+    frames: FrameBook | None = None
 
     @property
     def alias(self) -> str:
@@ -128,6 +127,7 @@ class JobRun:
         self._uid, self._graph, self._video = job_uid, graph, video
         self._site, self._reporter = site, reporter
         self._documents = FrameDocuments(graph, site.node_ip)
+        self._track = None if site.frames is None else site.frames.open(job_uid, graph)
         self._lock = threading.Lock()
         self._plans: OrderedDict[int, Plan] = OrderedDict()
         self._routes: Mapping[str, str] = {}
@@ -297,6 +297,8 @@ class JobRun:
             for ways in (self._site.peers, self._site.services):
                 if ways is not None:
                     ways.leave(self._uid)
+            if self._track is not None:
+                self._track.end()
             with self._lock:  # else a claim that is being made could outlast the job
                 if self._site.limits is not None:
                     self._site.limits.leave(self._uid)
@@ -334,6 +336,7 @@ class JobRun:
             on_error="drop",
             close_source=source.close,
             job_id=self._uid,
+            on_drop=None if self._track is None else self._track.lose,
         ) as job:
             source.allocate = job.allocate
             with self._lock:
@@ -361,6 +364,8 @@ class JobRun:
 
         prepare = None if self._taken_as == before else reconfigure
         models = {task: placement.model_id for task, placement in plan.flow_mapping.items()}
+        if self._track is not None:
+            self._track.follow(plan.number, self._routes)
         job.replan(plan.number, self._routes, prepare, models)
 
     def _take(self, result: Result) -> None:
@@ -372,6 +377,8 @@ class JobRun:
             context = self._with_constraint(self._sniffer.context())
             plan = self._plans.get(result.plan, self.plan)
         document = self._documents.write(result, plan, sighting, context)
+        if self._track is not None:
+            self._track.deliver(result)
         self.live.show(result)
         result.drop_frame()
         number = self._documents.n_loop
@@ -381,15 +388,3 @@ class JobRun:
         self._state, self._reason = state, reason
         logger.info("job %s is %s%s", self._uid, state.name.lower(), reason and f": {reason}")
         self._reporter.report_state(self._uid, int(state), reason)
-
-
-def lane_of(conf: VideoConf, policy: Literal["block", "latest"]) -> Lane:
-    """Return how frames go to a task on another node."""
-    encoder: Encoder = Raw()
-    if conf.encoder == "JPEG":
-        encoder = Jpeg()
-    elif conf.encoder == "H264":
-        width, height = conf.size or (1920, 1080)
-        bitrate = max(round(width * height * conf.fps * BITS_PER_PIXEL), MIN_BITRATE)
-        encoder = H264(bitrate, conf.fps)
-    return Lane(policy, encoder)

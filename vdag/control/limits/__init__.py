@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import psutil
 
@@ -28,8 +29,8 @@ from vdag.errors import ConfigError, LimitsUnavailable
 
 __all__ = ["Limit", "Limits"]
 
-#: A name becomes a component of a path, three bytes for each of its own in the worst case.
-MAX_TASK_NAME_NBYTES = 64
+#: A name becomes a component of a path, quoted, with a few bytes before it.
+MAX_TASK_NAME_NBYTES = 240
 
 _PREFIX = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,63}")
 
@@ -266,7 +267,7 @@ class Limits:
 
 
 def _check_task(task: str) -> None:
-    if not 0 < len(task.encode()) <= MAX_TASK_NAME_NBYTES:
+    if not 0 < len(quote(task, safe="")) <= MAX_TASK_NAME_NBYTES:
         raise ConfigError(f"task name {task[:80]!r} has not 1 to {MAX_TASK_NAME_NBYTES} bytes")
 
 

@@ -15,6 +15,7 @@ from vdag.control.policies.calling import Answer, Policy
 from vdag.control.policies.cold_start import cold_start
 from vdag.control.policies.demo import demo
 from vdag.control.policies.golden import golden
+from vdag.control.policies.kept import kept
 from vdag.control.policies.loading import MAX_NAME, find_function
 from vdag.control.policies.pid import pid
 from vdag.control.policies.predictive import predictive
@@ -36,6 +37,7 @@ BUILT_IN: Mapping[str, Policy] = MappingProxyType(
         for function in (
             golden,
             static,
+            kept,
             predictive,
             pid,
             cold_start,

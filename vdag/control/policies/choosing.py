@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vdag.control.policies.explaining import Weighed
 from vdag.control.prediction import (
     Aim,
@@ -17,14 +20,18 @@ from vdag.control.prediction import (
 )
 from vdag.plan import Plan
 
-__all__ = ["BEYOND", "NEVER_ENOUGH", "ROOMY", "Choice", "best", "better", "is_there"]
+__all__ = ["BEYOND", "NEVER_ENOUGH", "ROOMY", "Choice", "best", "better", "is_there", "surer"]
 
 #: Share of the bound that a plan may be predicted to take which is better than what was asked for.
 BEYOND = 0.8
-#: Shares for a plan that is needed, the one with most room first.
-NEEDED = (0.8, 0.9, 1.0)
+#: Shares of the bound, and of what may be taken, for a plan that is needed: most room first.
+NEEDED = ((0.8, 1.0), (0.9, 1.0), (1.0, 1.0))
+#: The last resort before less is given than was asked for.
+TIGHT = (1.0, 1.06)
 #: Of what is free, what a plan takes which is better than what was asked for.
 ROOMY = 0.95
+#: Share of the bound for a plan that is as accurate as was asked for more surely than the present.
+SURE = 0.9
 #: An accuracy that no plan has.
 NEVER_ENOUGH = 2.0
 
@@ -66,10 +73,11 @@ def best(
     if found is not None:
         return Choice(found, "the best that there is room for", True)
     shared = tables.taking(free_only=False)
-    enough = NEVER_ENOUGH if asked is None else asked
-    for least in (enough, 0.0) if asked is not None else (0.0,):
-        for share in NEEDED:
-            aim = Aim(share * limit_s, enough, least, present=dict(present or {}), refuse=refuse)
+    enough = NEVER_ENOUGH if outlook.wanted is None else outlook.wanted
+    for least in (0.0,) if asked is None else (enough, asked, 0.0):
+        # Rather a little more than is planned for than less accuracy than was asked for.
+        for share, crowding in (*NEEDED, TIGHT) if least == asked else NEEDED:
+            aim = Aim(share * limit_s, enough, least, crowding, aim.present, refuse=refuse)
             found = search(shared, aim)
             if found is not None:
                 met = asked is None or found.accuracy >= asked
@@ -86,19 +94,35 @@ def better(
     refuse: Refuse | None,
     *,
     fewest_moves: bool = False,
+    only: NDArray[np.bool_] | None = None,
 ) -> Found | None:
     """Return the best of those that have ample room and what was asked for, None for none."""
     outlook = tables.outlook
     aim = Aim(
         BEYOND * outlook.bound_s,
         NEVER_ENOUGH,
-        0.0 if outlook.asked is None else outlook.asked,
+        0.0 if outlook.wanted is None or only is not None else outlook.wanted,
         ROOMY,
         dict(present),
         fewest_moves,
         refuse,
+        only,
     )
     return search(tables.taking(free_only=True), aim)
+
+
+def surer(
+    tables: Tables,
+    present: Mapping[str, str],
+    refuse: Refuse | None,
+    only: NDArray[np.bool_] | None = None,
+) -> Found | None:
+    """Return what is more surely as accurate as was asked for, within the fair share; or None."""
+    outlook = tables.outlook
+    assert outlook.wanted is not None, "an accuracy was asked for"
+    limit_s, wanted = SURE * outlook.bound_s, outlook.wanted
+    aim = Aim(limit_s, wanted, wanted, 1.0, dict(present), refuse=refuse, only=only)
+    return search(tables.taking(free_only=False), aim)
 
 
 def is_there(plan: Plan, outlook: Outlook) -> bool:

@@ -28,7 +28,7 @@ def answer_with(
     *,
     weighed: Sequence[Weighed] = (),
     memory: Any = None,
-    is_best: bool = True,
+    is_kept: bool = False,
     inputs: dict[str, Any] | None = None,
     resource_limit: Any = None,
 ) -> Answer:
@@ -40,8 +40,8 @@ def answer_with(
         why: in words.
         weighed: what else was looked at.
         memory: see `Answer`.
-        is_best: nothing better is known to be possible, so a constraint that is missed cannot be
-            met, and the explanation says by how much.
+        is_kept: the constraint is kept, by what was measured; else the explanation says which bound
+            the plan is predicted to miss, and by how much, if it is.
         inputs: numbers of the policy's own.
         resource_limit: see `Answer`.
     """
@@ -53,7 +53,7 @@ def answer_with(
         "why": why,
         "predicted": predicted.to_document(),
         "alternatives": _alternatives(chosen, outlook, weighed),
-        "bound": bound_of(predicted, outlook) if is_best else None,
+        "bound": None if is_kept else bound_of(predicted, outlook),
         "inputs": {**_inputs(outlook), **(inputs or {})},
     }
     mapping = chosen.mapping_document(around.host, alive)
@@ -126,4 +126,6 @@ def _inputs(outlook: Outlook) -> dict[str, Any]:
         known["bound_delay"] = outlook.bound_s
     if outlook.asked is not None:
         known["bound_accuracy"] = outlook.asked
-    return {**known, **outlook.measured.to_document(), "nodes": len(outlook.nodes)}
+    # To find the nodes takes longer than all the rest; where nothing was searched, none count.
+    searched = {"nodes": len(outlook.nodes)} if outlook.has_searched else {}
+    return {**known, **outlook.measured.to_document(), **searched}

@@ -6,12 +6,14 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from vdag.control.policies.standing import Standing
-from vdag.control.prediction import Candidate, Outlook, accuracy_of, stay_at
+from vdag.control.prediction import Candidate, Course, Outlook, accuracy_of, course_of
 
 __all__ = ["FEW_DROPS", "Verdict", "judge", "squeezed"]
 
 #: What a window has to have before its quantiles are believed: frames, or time.
 MIN_FRAMES, MIN_WINDOW_S = 10.0, 1.0
+#: Frames that are enough where the window says itself that delays have changed with them.
+RUN = 5
 #: After a change, the first frames still suffer from what was before.
 SETTLE_S = 3.0
 #: And the window has them in it for so long. As long as the quantile, or the mean with a median
@@ -44,11 +46,16 @@ def judge(present: Candidate, outlook: Outlook, standing: Standing) -> Verdict:
     seen, age_s = outlook.measured, outlook.question.now_s - standing.changed_s
     p95_s = seen.delay_p95_s
     window_s = MIN_WINDOW_S if seen.window_s is None else seen.window_s
-    few = seen.frames < 1 or (seen.frames < MIN_FRAMES and window_s < MIN_WINDOW_S)
+    least = RUN if seen.is_changed else MIN_FRAMES
+    few = seen.frames < 1 or (seen.frames < least and window_s < MIN_WINDOW_S)
     if not outlook.is_current or p95_s is None or few:
         return Verdict("unknown", "too few frames were measured under this plan")
+    accuracy = accuracy_of(_as_it_comes(present, outlook), outlook)
+    lacks = outlook.asked is not None and accuracy < outlook.asked - LITTLE
     is_late = p95_s > outlook.bound_s
-    if is_late or seen.drop_share > MAX_DROPS:
+    # Frames that are given up are no harm in themselves: results may come often enough.
+    is_rare = outlook.wanted is None or accuracy < outlook.wanted
+    if is_late or (seen.drop_share > MAX_DROPS and is_rare):
         if age_s < SETTLE_S:
             return Verdict("settling", "the plan was changed just now")
         if is_late and age_s < RECOVER_S and _recovers(outlook, standing):
@@ -59,8 +66,7 @@ def judge(present: Candidate, outlook: Outlook, standing: Standing) -> Verdict:
     name = squeezed(present, outlook)
     if name:
         return Verdict("crowding", f"others need their share of {name}")
-    accuracy = accuracy_of(_as_it_comes(present, outlook), outlook)
-    if outlook.asked is not None and accuracy < outlook.asked - LITTLE:
+    if lacks:
         return Verdict("short", f"accuracy {accuracy:.3f}, not {outlook.asked:g}")
     return Verdict("fine", "the constraint is kept")
 
@@ -86,15 +92,28 @@ def _recovers(outlook: Outlook, standing: Standing) -> bool:
 def squeezed(candidate: Candidate, outlook: Outlook) -> str:
     """Return where a candidate takes more than its share of what others need, empty for nowhere."""
     own: dict[str, float] = {}
-    for task, addr in candidate.nodes.items():
-        node = outlook.question.around.get(addr)
-        if node is None:
-            continue
-        busy = stay_at(candidate, task, node, outlook).own
+    course = course_of(candidate, outlook)
+    for task, node, stay in zip(outlook.tasks, course.nodes, course.stays, strict=True):
+        addr, busy = node.node_addr, stay.own
         own[addr] = own.get(addr, 0.0) + busy
         room, cores = outlook.room(task, node), outlook.node_room(node)
         if room.queries and busy > TOLERANCE * room.share:
             return f"{task} on {addr}"
         if cores is not None and cores.queries and own[addr] > TOLERANCE * cores.share:
             return addr
+    return _squeezed_link(course, outlook)
+
+
+def _squeezed_link(course: Course, outlook: Outlook) -> str:
+    taken: dict[str, float] = {}
+    for branch in course.branches:
+        sender = outlook.question.around.host.node_addr
+        for index in branch:
+            leg = course.legs[index]
+            if leg.use:
+                taken[sender] = taken.get(sender, 0.0) + leg.use / leg.share
+            sender = course.nodes[index].node_addr
+    for sender, ratio in taken.items():
+        if ratio > TOLERANCE and outlook.sent_by(sender).queries:
+            return f"the uplink of {sender}"
     return ""

@@ -24,7 +24,7 @@ from typing import Any
 from vdag.control.policies.calling import Answer
 from vdag.control.policies.choosing import BEYOND, NEVER_ENOUGH, ROOMY, best, is_there
 from vdag.control.policies.explaining import answer_with
-from vdag.control.policies.judging import Verdict, judge
+from vdag.control.policies.judging import FEW_DROPS, Verdict, judge
 from vdag.control.policies.standing import BAR_S, MAX_BAR_S, Standing
 from vdag.control.prediction import (
     Aim,
@@ -149,7 +149,7 @@ def decide(question: Question) -> Answer:
     verdict = judge(present, outlook, standing)
     p95_s = outlook.measured.delay_p95_s
     if verdict.kind in ("unknown", "settling") or p95_s is None:
-        answer = answer_with(present, outlook, verdict.why, is_best=False)
+        answer = answer_with(present, outlook, verdict.why)
     else:
         answer = _step(present, outlook, standing, verdict, p95_s / max(outlook.bound_s, 1e-6))
     if standing.key == present.key:
@@ -183,9 +183,11 @@ def _step(
         if age_s > 5 * BAR_S:
             standing.failures = 0
         why = f"{verdict.why}: there is room, but nothing better in it"
-        doublings = min(standing.extra.get("rises", 0.0), MAX_DOUBLINGS)
-        is_early = age_s < DWELL_S * (2**doublings if verdict.kind == "fine" else 1)
-        if is_early or outlook.question.now_s < standing.hold_s:
+        rises = standing.extra.get("rises", 0.0) if verdict.kind == "fine" else 0.0
+        is_early = age_s < DWELL_S * 2 ** min(rises + standing.failures, MAX_DOUBLINGS)
+        if outlook.measured.drop_share > FEW_DROPS:
+            why = f"{verdict.why}, but frames are given up"
+        elif is_early or outlook.question.now_s < standing.hold_s:
             why = f"{verdict.why}: there is room, but it is too early to try more"
         else:
             highest = min(max(wanted, here + 1), here + max(round(MAX_RISE * top), 1), top)
@@ -197,7 +199,14 @@ def _step(
     if chosen.key != present.key:
         standing.settle(chosen, outlook.question.now_s)
     inputs = {"output": round(output, 4), "rung": here, "rungs": len(rungs)}
-    return answer_with(chosen, outlook, why, weighed=[(present, verdict.why)], inputs=inputs)
+    return answer_with(
+        chosen,
+        outlook,
+        why,
+        weighed=[(present, verdict.why)],
+        inputs=inputs,
+        is_kept=chosen is present and verdict.kind == "fine",
+    )
 
 
 def _lower(

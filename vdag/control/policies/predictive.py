@@ -11,13 +11,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vdag.control.policies.calling import Answer
-from vdag.control.policies.choosing import Choice, best, better, is_there
+from vdag.control.policies.choosing import Choice, best, better, is_there, surer
 from vdag.control.policies.explaining import Weighed, answer_with
-from vdag.control.policies.judging import FEW_DROPS, SETTLE_S, Verdict, judge
+from vdag.control.policies.judging import FEW_DROPS, Verdict, judge
 from vdag.control.policies.standing import BAR_S, MAX_BAR_S, Standing
 from vdag.control.prediction import (
     ACCURACY_STEP,
+    EPSILON,
     Candidate,
     Found,
     Outlook,
@@ -47,6 +51,8 @@ HOMESICK_S = 30.0
 TRIAL_S = 20.0
 #: After a trial that failed, the least time before the next where what was asked for lacks.
 SHORT_S = 8.0
+#: After a change, what the scene is like is known in so long.
+SEEN_S = 1.5
 #: Where nothing keeps the constraint, what another plan has to promise of the measured delay.
 WORTH_IT = 0.85
 #: Causes that say that other plans may be possible now.
@@ -137,7 +143,7 @@ def _follow(present: Candidate, outlook: Outlook, standing: Standing, verdict: V
         if standing.origin is not None and _age_s(outlook, standing) > TRIAL_S:
             standing.origin, standing.failures = None, 0
         return _improve(present, outlook, standing, verdict)
-    return _keep(present, outlook, verdict.why, is_best=False)
+    return _keep(present, outlook, verdict.why)
 
 
 def _retreat(present: Candidate, outlook: Outlook, standing: Standing, verdict: Verdict) -> Answer:
@@ -164,8 +170,8 @@ def _retreat(present: Candidate, outlook: Outlook, standing: Standing, verdict: 
 def _seek(present: Candidate, outlook: Outlook, standing: Standing, verdict: Verdict) -> Answer:
     """Look for what was asked for, which the scene has put out of reach of the plan."""
     now_s = outlook.question.now_s
-    if now_s < standing.hold_s or _age_s(outlook, standing) < SETTLE_S:
-        return _keep(present, outlook, f"{verdict.why}; too early to try more", is_best=False)
+    if now_s < standing.hold_s or _age_s(outlook, standing) < SEEN_S:
+        return _keep(present, outlook, f"{verdict.why}; too early to try more")
     choice = best(Tables(outlook), present.nodes, lambda each: standing.refuses(each, now_s))
     candidate = choice.found.candidate
     here = accuracy_of(present, outlook)
@@ -192,19 +198,19 @@ def _improve(present: Candidate, outlook: Outlook, standing: Standing, verdict: 
     is_news = outlook.question.cause in NEWS
     dwell_s = DWELL_S * 2 ** min(standing.extra.get("climbs", 0.0), MAX_DOUBLINGS)
     if now_s < standing.hold_s or (age_s < dwell_s and not is_news):
-        return _keep(present, outlook, f"{verdict.why}; too early to try more", is_best=False)
+        return _keep(present, outlook, f"{verdict.why}; too early to try more", is_kept=True)
     if outlook.measured.drop_share > FEW_DROPS:
-        return _keep(present, outlook, f"{verdict.why}, but frames are given up")
+        return _keep(present, outlook, f"{verdict.why}, but frames are given up", is_kept=True)
     if now_s < standing.extra.get("looked_s", 0.0) + LOOK_S and not is_news:
-        return _keep(present, outlook, verdict.why)
+        return _keep(present, outlook, verdict.why, is_kept=True)
     standing.extra["looked_s"] = now_s
     found = _better(present, outlook, standing)
     if found is None:
-        return _keep(present, outlook, verdict.why)
+        return _keep(present, outlook, verdict.why, is_kept=True)
     candidate = found.candidate
     gain = _gain(present, candidate, outlook)
     if not gain or (gain == "nearer" and age_s < HOMESICK_S):
-        return _keep(present, outlook, verdict.why, [(candidate, "no better")])
+        return _keep(present, outlook, verdict.why, [(candidate, "no better")], is_kept=True)
     why = f"{verdict.why}, with room for a plan that is {gain}"
     weighed: list[Weighed] = [
         (present, "kept the constraint"),
@@ -219,19 +225,42 @@ def _better(present: Candidate, outlook: Outlook, standing: Standing) -> Found |
     def refuse(candidate: Candidate) -> bool:
         return standing.refuses(candidate, now_s)
 
-    return better(tables, present.nodes, refuse)
+    only = _gains(present, tables, is_homesick=_age_s(outlook, standing) >= HOMESICK_S)
+    found = better(tables, present.nodes, refuse, only=only)
+    if found is not None or not _is_narrow(accuracy_of(present, outlook), outlook):
+        return found
+    return surer(tables, present.nodes, refuse, only)
+
+
+def _gains(present: Candidate, tables: Tables, *, is_homesick: bool) -> NDArray[np.bool_]:
+    """Return the configurations for which `_gain` may say something: the rest is not searched."""
+    outlook = tables.outlook
+    here = accuracy_of(present, outlook)
+    steps = np.floor(tables.accuracy / ACCURACY_STEP + EPSILON) - quality(here, math.inf)
+    fps = tables.fps[None, :, None]
+    gains = (steps >= STEPS) | ((steps >= 0) & (fps >= FASTER * present.fps))
+    if _is_narrow(here, outlook):
+        gains |= steps > 0
+    if is_homesick and _price(present, outlook) > (0, 0):
+        gains |= (steps == 0) & (fps == present.fps)
+    return np.asarray(gains)
 
 
 def _gain(present: Candidate, candidate: Candidate, outlook: Outlook) -> str:
     """Say in which way a candidate is better, empty for in none."""
     here, there = accuracy_of(present, outlook), accuracy_of(candidate, outlook)
     steps = quality(there, math.inf) - quality(here, math.inf)
-    if steps >= STEPS or (_lacks(here, outlook) and there > here and steps > 0):
+    if steps >= STEPS or (_is_narrow(here, outlook) and there > here and steps > 0):
         return "more accurate"
     if steps >= 0 and candidate.fps >= FASTER * present.fps:
         return "faster"
     is_same = steps == 0 and candidate.fps == present.fps
     return "nearer" if is_same and _price(candidate, outlook) < _price(present, outlook) else ""
+
+
+def _is_narrow(accuracy: float, outlook: Outlook) -> bool:
+    """Whether an accuracy may well be less than was asked for, as far as predictions are right."""
+    return outlook.wanted is not None and accuracy < outlook.wanted
 
 
 def _lacks(accuracy: float, outlook: Outlook) -> bool:
@@ -272,9 +301,9 @@ def _keep(
     why: str,
     weighed: list[Weighed] | None = None,
     *,
-    is_best: bool = True,
+    is_kept: bool = False,
 ) -> Answer:
-    return answer_with(present, outlook, why, weighed=weighed or (), is_best=is_best)
+    return answer_with(present, outlook, why, weighed=weighed or (), is_kept=is_kept)
 
 
 def _change(

@@ -8,7 +8,7 @@ from typing import Any
 from vdag.errors import PlanError
 from vdag.plan import Plan
 
-__all__ = ["static"]
+__all__ = ["documents_of", "static"]
 
 
 def static(
@@ -25,6 +25,11 @@ def static(
     plan = fixed or previous
     if plan is None:
         raise PlanError(f"{job_uid} was submitted without a plan")
+    return documents_of(plan)
+
+
+def documents_of(plan: Plan) -> dict[str, Any]:
+    """Return a plan as policies return them."""
     documents = plan.to_documents()
     if plan.task_conf:
         documents["video_conf"] = {

@@ -12,9 +12,17 @@ from vdag.control.prediction.candidates import Candidate, Prediction, TaskPredic
 from vdag.control.prediction.learning import calibrate
 from vdag.control.prediction.measured import Measured
 from vdag.control.prediction.outlook import FULL, RATES, Outlook, Room
-from vdag.control.prediction.predicting import accuracy_of, predict, predict_on, stay_at
+from vdag.control.prediction.predicting import (
+    Course,
+    accuracy_of,
+    course_of,
+    predict,
+    predict_on,
+    stay_at,
+)
 from vdag.control.prediction.searching import (
     ACCURACY_STEP,
+    EPSILON,
     Aim,
     Config,
     Found,
@@ -29,12 +37,14 @@ from vdag.control.prediction.tables import Tables
 
 __all__ = [
     "ACCURACY_STEP",
+    "EPSILON",
     "FULL",
     "RATES",
     "Aim",
     "Calibration",
     "Candidate",
     "Config",
+    "Course",
     "Found",
     "Measured",
     "Outlook",
@@ -45,6 +55,7 @@ __all__ = [
     "TaskPrediction",
     "accuracy_of",
     "calibrate",
+    "course_of",
     "ladder",
     "place",
     "predict",

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["QUEUE_FLOOR_S", "Calibration"]
+__all__ = ["LEAST_LINK", "MOST_LINK", "QUEUE_FLOOR_S", "Calibration"]
 
 #: Frames after which a new window outweighs all earlier ones together.
 HALF_FRAMES = 8.0
@@ -42,6 +42,16 @@ QUEUE_FLOOR_S = 0.002
 MOST_EXCESS_S = 0.5
 #: Entries of a kind; a query has a few tasks on a few nodes.
 MOST_ENTRIES = 64
+#: What is remembered, as it is kept: logarithms, seconds, and bytes per second.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "compute": (-math.log(MOST_COMPUTE), math.log(MOST_COMPUTE)),
+    "queue": (-math.log(MOST_QUEUE), math.log(MOST_QUEUE)),
+    "link": (math.log(LEAST_LINK), math.log(MOST_LINK)),
+    "hop": (-MOST_EXCESS_S, MOST_EXCESS_S),
+    "bandwidth": (1.0, 1e12),
+    "spread": (-math.log(MOST_SPREAD), math.log(MOST_SPREAD)),
+    "at_s": (0.0, 1e12),
+}
 
 
 @dataclass(slots=True)
@@ -75,15 +85,17 @@ class Calibration:
         for name, kept in found._kinds():
             entries = document.get(name)
             if isinstance(entries, Mapping):
+                low, high = BOUNDS[name]
                 kept.update(
-                    (str(key), float(value))
+                    (str(key), min(max(float(value), low), high))
                     for key, value in [*entries.items()][:MOST_ENTRIES]
                     if _is_sane(value)
                 )
         for name in ("spread", "at_s"):
             value = document.get(name)
             if value is not None and _is_sane(value):
-                setattr(found, name, float(value))
+                low, high = BOUNDS[name]
+                setattr(found, name, min(max(float(value), low), high))
         return found
 
     def to_document(self) -> dict[str, Any]:
@@ -99,6 +111,22 @@ class Calibration:
         """Return how much longer work takes than predicted."""
         log = self.compute.get(f"{task}@{node_addr}")
         return 1.0 if log is None else math.exp(log)
+
+    def compute_ratios(self) -> Iterator[tuple[tuple[str, str], float]]:
+        """Yield `(task, node_addr)` and the ratio of work, where it is known."""
+        return _places(self.compute)
+
+    def queue_ratios(self) -> Iterator[tuple[tuple[str, str], float]]:
+        """Likewise of waits."""
+        return _places(self.queue)
+
+    def knows_links_of(self, sender: str) -> bool:
+        """Whether `link_ratio` is anything but 1 for links of a sender."""
+        return any(name.startswith(f"{sender}>") for name in self.link)
+
+    def knows_ways_of(self, sender: str) -> bool:
+        """Whether `excess_s` is anything but 0 for ways of a sender."""
+        return any(name.startswith(f"{sender}>") for name in self.hop)
 
     def queue_ratio(self, task: str, node_addr: str) -> float:
         """Return how much longer frames wait, both with the floor added."""
@@ -198,6 +226,12 @@ class Calibration:
     def _kinds(self) -> Iterator[tuple[str, dict[str, float]]]:
         for name in ("compute", "queue", "link", "hop", "bandwidth"):
             yield name, getattr(self, name)
+
+
+def _places(kept: Mapping[str, float]) -> Iterator[tuple[tuple[str, str], float]]:
+    for name, log in kept.items():
+        task, _, node_addr = name.rpartition("@")
+        yield (task, node_addr), math.exp(log)
 
 
 def _is_sane(value: Any) -> bool:

@@ -12,7 +12,6 @@ from itertools import product
 
 import numpy as np
 
-from vdag.control.prediction.outlook import FULL
 from vdag.control.prediction.predicting import FILLED
 from vdag.control.prediction.queueing import Z95
 from vdag.control.prediction.tables import NOTHING, Array, Ints, Tables
@@ -88,7 +87,6 @@ def _grid(counts: tuple[int, ...]) -> Ints:
 
 def delays(tables: Tables, r: int, f: int, c: int, placed: Ints) -> tuple[Array, Array]:
     """Return mean and 95th percentile of the delay of placements of a configuration."""
-    ways, ways_var, _ = tables.ways(r, f)
     first, first_var, _ = tables.ways_from_host(r, f)
     spread = Z95 * tables.outlook.calibration.spread_ratio
     delay = p95 = np.zeros(len(placed))
@@ -98,6 +96,7 @@ def delays(tables: Tables, r: int, f: int, c: int, placed: Ints) -> tuple[Array,
         for i, t in enumerate(branch):
             here, m = placed[:, t], tables.combos[c, t]
             if i:
+                ways, ways_var, _ = tables.ways(r, f)
                 before = placed[:, branch[i - 1]]
                 mean, var = mean + ways[before, here], var + ways_var[before, here]
             mean = mean + tables.mean[t, r, f, m][here]
@@ -134,15 +133,17 @@ def _per_node(at: Ints, amounts: list[Array], count: int) -> Array:
     return np.asarray(sums, dtype=np.float64).reshape(size, count)
 
 
-def under_way(tables: Tables, f: int, delay: Array) -> Array:
+def under_way(tables: Tables, f: int | Ints, delay: Array) -> Array:
     """Return the frames under way, over those that a job has at a time."""
-    return np.asarray(tables.rates[f] * delay / (FILLED * (len(tables.outlook.tasks) + 1)))
+    return np.asarray(tables.fps[f] * delay / (FILLED * (len(tables.outlook.tasks) + 1)))
 
 
 def _links(tables: Tables, r: int, f: int, placed: Ints) -> Array:
-    """Return the use of the busiest uplink of placements, over what may be used of one."""
-    use, first = tables.ways(r, f)[2], tables.ways_from_host(r, f)[2]
-    if max(use.max(), first.max()) * placed.shape[1] <= FULL:
+    """Return the use of the busiest uplink of placements, over what may be used of it."""
+    first = tables.ways_from_host(r, f)[2]
+    chained = any(len(branch) > 1 for branch in tables.outlook.branches)
+    use = tables.ways(r, f)[2] if chained else np.zeros((1, 1))
+    if max(use.max(), first.max()) * placed.shape[1] <= 1.0:
         return np.zeros(len(placed))
     count = len(tables.nodes)
     # The host has an uplink also if it does no task; it is then one behind all nodes.
@@ -154,7 +155,7 @@ def _links(tables: Tables, r: int, f: int, placed: Ints) -> Array:
             before = placed[:, branch[i - 1]] if i else np.full(len(placed), home)
             senders.append(before)
             uses.append(use[before, here] if i else first[here])
-    return np.asarray(_per_node(np.stack(senders), uses, count + 1).max(axis=1) / FULL)
+    return np.asarray(_per_node(np.stack(senders), uses, count + 1).max(axis=1))
 
 
 def moves_of(tables: Tables, present: Mapping[str, str], placed: Ints) -> Ints:
@@ -175,6 +176,7 @@ def prices_of(tables: Tables, placed: Ints) -> Ints:
         [
             0 if n == tables.host_index else COST_CLOUD if node.role == "cloud" else 1
             for n, node in enumerate(tables.nodes)
-        ]
+        ],
+        dtype=np.intp,
     )
     return np.asarray(prices[placed].sum(axis=1))

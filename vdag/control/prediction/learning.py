@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from vdag.control.prediction.calibration import QUEUE_FLOOR_S, Calibration
+from vdag.control.prediction.calibration import (
+    LEAST_LINK,
+    MOST_LINK,
+    QUEUE_FLOOR_S,
+    Calibration,
+)
 from vdag.control.prediction.candidates import Candidate
 from vdag.control.prediction.outlook import Outlook
-from vdag.control.prediction.predicting import Leg, predict_on, stay_at, way, way_home
-from vdag.control.prediction.ways import link_time
+from vdag.control.prediction.predicting import Leg, course_of, stay_at, way, way_home
+from vdag.control.prediction.ways import link_time, shares
 from vdag.control.scheduling.events import NodeInfo
 
 __all__ = ["MIN_FRAMES", "calibrate"]
@@ -20,6 +26,8 @@ MIN_FRAMES = 3.0
 LEAST_LINK_S = 0.002
 #: Use of a link, as predicted, that explains any delay.
 OVERFULL = 0.95
+#: Halvings of the range in which the ratio of a link is looked for: 5 %, closer than it is known.
+STEPS = 6
 #: Share of the plan's frames below which a plan's results are held up somewhere.
 STARVED = 0.9
 
@@ -36,6 +44,7 @@ def calibrate(present: Candidate, outlook: Outlook, held: Collection[str] = ()) 
         held: nodes of which what was learned does not fade.
     """
     kept, seen = outlook.calibration, outlook.measured
+    outlook.forget()
     kept.fade(outlook.question.now_s, held)
     if seen.frames < MIN_FRAMES:
         return kept
@@ -43,6 +52,7 @@ def calibrate(present: Candidate, outlook: Outlook, held: Collection[str] = ()) 
     nodes = [_node(outlook, present.nodes[task]) for task in outlook.tasks]
     _learn_stays(kept, present, nodes, plain)
     _learn_ways(kept, present, nodes, plain)
+    outlook.forget()
     _learn_spread(kept, present, outlook)
     return kept
 
@@ -51,7 +61,7 @@ def _learn_stays(
     kept: Calibration, present: Candidate, nodes: Sequence[NodeInfo], plain: Outlook
 ) -> None:
     """Work against what the profile says, then waits against what follows from that work."""
-    seen, frames = plain.measured, plain.measured.frames
+    seen, frames = plain.measured, plain.measured.weight
     for task, node in zip(plain.tasks, nodes, strict=True):
         compute_s, queue_s = seen.compute_s.get(task), seen.queue_s.get(task)
         if compute_s:
@@ -81,7 +91,7 @@ def _learn_ways(
             receiver, seconds = nodes[index], took_s[plain.tasks[index]]
             leg = way(present, sender, receiver, plain)
             if receiver.node_addr == sender.node_addr:
-                name, frames = sender.node_addr, plain.measured.frames
+                name, frames = sender.node_addr, plain.measured.weight
                 kept.learn_excess(name, name, seconds - leg.mean_s, frames)
             else:
                 trip.add(sender.node_addr, receiver.node_addr, leg, seconds)
@@ -109,18 +119,19 @@ class _Trip:
 
 def _learn_trip(kept: Calibration, present: Candidate, trip: _Trip, plain: Outlook) -> _Trip:
     """Learn from a trip; return an empty one."""
-    frames, came = plain.measured.frames, plain.measured.fps or 0.0
+    frames, came = plain.measured.weight, plain.measured.fps or 0.0
     excess_s = trip.took_s - sum(leg.mean_s for _, _, leg in trip.legs)
     nbytes = plain.frame_nbytes(present.resolution, present.encoder)
     links = [(a, b, plain.bandwidth(a, b), leg.use) for a, b, leg in trip.legs if leg.use]
     if any(use > OVERFULL for _, _, _, use in links):
         return _Trip()  # that explains any delay, and the delay says nothing of the link
-    link_s = sum(link_time(nbytes / speed, use)[0] for _, _, speed, use in links)
+    loads = [(nbytes / speed, use, plain.sent_by(a).busy / speed) for a, _, speed, use in links]
+    link_s = _on_links(loads, 1.0)
     if link_s < LEAST_LINK_S:
         for sender, receiver, _ in trip.legs:
             kept.learn_excess(sender, receiver, excess_s / len(trip.legs), frames)
         return _Trip()
-    ratio = (link_s + excess_s) / link_s
+    ratio = _solve(loads, link_s + excess_s)
     for sender, receiver, speed, _ in links:
         if ratio > 2 and 0 < came < STARVED * present.fps:
             # Frames queue up before a link: how many come through is what it carries.
@@ -129,14 +140,39 @@ def _learn_trip(kept: Calibration, present: Candidate, trip: _Trip, plain: Outlo
     return _Trip()
 
 
+def _on_links(loads: Sequence[tuple[float, float, float]], ratio: float) -> float:
+    """Return the seconds that a frame is on links which are slower by a ratio.
+
+    Args:
+        loads: of each: seconds of the frame's bytes, share that this query takes, and that others
+            take.
+        ratio: that all these are larger by.
+    """
+    return sum(link_time(bytes_s * ratio, *shares(own * ratio, others * ratio))[0]
+               for bytes_s, own, others in loads)  # fmt: skip
+
+
+def _solve(loads: Sequence[tuple[float, float, float]], took_s: float) -> float:
+    """Return the ratio by which links are slower that explains how long a frame was on them.
+
+    The slower a link, the fuller it is, too: the time rises faster than the ratio.
+    """
+    low, high = math.log(LEAST_LINK), math.log(MOST_LINK)
+    for _ in range(STEPS):
+        middle = 0.5 * (low + high)
+        if _on_links(loads, math.exp(middle)) < took_s:
+            low = middle
+        else:
+            high = middle
+    return math.exp(0.5 * (low + high))
+
+
 def _learn_spread(kept: Calibration, present: Candidate, outlook: Outlook) -> None:
     seen = outlook.measured
     if seen.delay_s is None or seen.delay_p95_s is None or seen.frames < 4 * MIN_FRAMES:
         return
-    before, kept.spread = kept.spread, 0.0
-    plain = predict_on(present, outlook.corrected(kept))
-    kept.spread = before
-    predicted_s = max(plain.delay_p95_s - plain.delay_s, 1e-4)
+    delay_s, p95_s = course_of(present, outlook).delays(1.0)
+    predicted_s = max(p95_s - delay_s, 1e-4)
     kept.learn_spread((seen.delay_p95_s - seen.delay_s) / predicted_s, seen.frames)
 
 

@@ -20,6 +20,8 @@ MOST_OBJECTS = 10_000.0
 MOST_FRAMES = 1e9
 #: Frames that a window of a node counts as which does not say how many it had.
 UNSAID_FRAMES = 10.0
+#: What a frame counts for in a window that began with a change: what was before is no more.
+CHANGED = 8.0
 #: Of a picture of 1920x1080.
 MOST_PIXELS = 1920.0 * 1080.0
 MOST_SPEED = 1e5
@@ -44,6 +46,7 @@ class Measured:
         obj_speed: pixels per second at 1080p.
         compute_s: task to mean seconds of work; `queue_s` and `transfer_s` likewise.
         home_s: of the way home.
+        is_changed: delays have changed at once, and the window began with that.
     """
 
     delay_s: float | None = None
@@ -60,6 +63,7 @@ class Measured:
     queue_s: Mapping[str, float] = field(default_factory=dict)
     transfer_s: Mapping[str, float] = field(default_factory=dict)
     home_s: float | None = None
+    is_changed: bool = False
 
     @classmethod
     def read(cls, runtime: Any) -> Measured:
@@ -89,7 +93,13 @@ class Measured:
             _read_parts(parts.get("queue_delay")),
             _read_parts(parts.get("transfer_delay")),
             read_number(runtime.get("home_delay"), MOST_S),
+            runtime.get("changed") is True,
         )
+
+    @property
+    def weight(self) -> float:
+        """What the window counts for, in frames: more where it is known that it is all new."""
+        return self.frames * (CHANGED if self.is_changed else 1.0)
 
     @property
     def drop_share(self) -> float:

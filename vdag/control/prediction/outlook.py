@@ -12,29 +12,33 @@ share, and the others shrink to theirs when they are asked next.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from vdag.control.prediction.calibration import Calibration
+from vdag.control.prediction.candidates import Candidate
 from vdag.control.prediction.measured import Measured
+from vdag.control.prediction.ways import FULL
 from vdag.control.profile import Cost, Profile
+from vdag.control.scheduling.branching import branches_of
 from vdag.control.scheduling.events import NodeInfo
 from vdag.control.scheduling.instructions import Question
+from vdag.control.scheduling.surroundings import TaskLoad
 from vdag.errors import PlanError
 from vdag.sampling import RESOLUTIONS
 
 __all__ = ["FULL", "RATES", "Outlook", "Room"]
 
-#: Share of workers, cores and links that plans fill: beyond it waits grow without bound.
-FULL = 0.8
 #: Frames per second that plans are made of, beside the camera's own.
 RATES = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0)
 #: Bytes per second of a link that nobody has measured: 100 Mbit/s, the slowest wire there is.
 DEFAULT_BANDWIDTH = 12.5e6
 MIN_BANDWIDTH = 1e3
+#: Share of what may lack to a perfect accuracy that plans use, if they can.
+CAUTION = 0.75
 #: A camera that is slower says nonsense.
 MIN_FPS = 0.01
 #: Of a task that nobody knows anything about, in seconds.
@@ -43,6 +47,8 @@ UNKNOWN = Cost(0.05, 0.08)
 MAX_NODES = 12
 #: More cores than this are no answer of a machine.
 MAX_CORES = 4096
+
+Known = TypeVar("Known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +85,48 @@ class Outlook:
         calibration: what predictions are corrected by; none unless given.
         forgiven: `(task, node_addr)` to the factor that its work is expected to take of what the
             profile says, for nodes that were slow and get another chance.
+        tasks: of the query, in their order.
+        branches: indexes of the tasks of each branch, in their order.
+        measured: what was measured last, under whatever plan.
     """
 
     question: Question
     calibration: Calibration = field(default_factory=Calibration)
     forgiven: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    tasks: tuple[str, ...] = field(init=False)
+    branches: tuple[tuple[int, ...], ...] = field(init=False)
+    measured: Measured = field(init=False)
     _costs: dict[tuple[str, int, str, str], Cost] = field(default_factory=dict)
     _rooms: dict[tuple[str, str], Room] = field(default_factory=dict)
+    _node_rooms: dict[str, Room | None] = field(default_factory=dict)
     _bandwidths: dict[tuple[str, str], float] = field(default_factory=dict)
     _nbytes: dict[tuple[str, str], float] = field(default_factory=dict)
+    _sent: dict[str, TaskLoad] = field(default_factory=dict)
+    _known: dict[int, tuple[Candidate, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tasks = tuple(self.question.dag_flow)
+        self.branches = branches_of(self.tasks, self.question.dag)
+        self.measured = Measured.read(self.question.runtime_info)
 
     def corrected(self, calibration: Calibration) -> Outlook:
         """Return the same outlook with another calibration, and nothing forgiven."""
         other = copy(self)
-        other.calibration, other.forgiven = calibration, {}
+        other.calibration, other.forgiven, other._known = calibration, {}, {}
         return other
 
+    def once(self, candidate: Candidate, make: Callable[[Candidate, Outlook], Known]) -> Known:
+        """Return what is made of a candidate, made once until `forget`."""
+        known = self._known.get(id(candidate))
+        if known is None:
+            known = self._known[id(candidate)] = (candidate, make(candidate, self))
+        return cast("Known", known[1])
+
+    def forget(self) -> None:
+        """Make everything anew that depends on the calibration, which has changed."""
+        self._known.clear()
+
     # The query.
-
-    @cached_property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks, in their order."""
-        return tuple(self.question.dag_flow)
-
-    @cached_property
-    def branches(self) -> tuple[tuple[int, ...], ...]:
-        """Indexes of the tasks of each branch, in their order."""
-        return _branches(self.tasks, self.question.dag)
-
-    @cached_property
-    def measured(self) -> Measured:
-        """What was measured last, under whatever plan."""
-        return Measured.read(self.question.runtime_info)
 
     @property
     def is_current(self) -> bool:
@@ -128,6 +144,14 @@ class Outlook:
     def asked(self) -> float | None:
         """The accuracy that was asked for, None for none."""
         return self.question.constraint.accuracy
+
+    @cached_property
+    def wanted(self) -> float | None:
+        """What a prediction has to say where it can, so that what was asked for is there.
+
+        Nobody measures accuracy while a query runs, so an error of the profile never comes out.
+        """
+        return None if self.asked is None else 1 - CAUTION * (1 - self.asked)
 
     # What plans are made of.
 
@@ -173,6 +197,11 @@ class Outlook:
                 found[nodes[0].node_addr] = nodes[0]
         return tuple(found.values())
 
+    @property
+    def has_searched(self) -> bool:
+        """Whether anybody has asked for the nodes yet."""
+        return "nodes" in self.__dict__
+
     def models(self, task: str, node: NodeInfo) -> tuple[int, ...]:
         """Return the models of a task that a node has; none if it does not offer it."""
         if not node.offers(task):
@@ -217,6 +246,15 @@ class Outlook:
         )
         return min(max(value, 0.0), 1.0)
 
+    def accuracies(
+        self, task: str, model_id: int, resolutions: tuple[str, ...], rates: tuple[float, ...]
+    ) -> list[list[float]]:
+        """Return `accuracy` of all resolutions, at all rates each; not bounded."""
+        scene = {"obj_size": self.measured.obj_size, "obj_speed": self.measured.obj_speed}
+        return self.profile.accuracies_at(
+            task, model_id, resolutions, rates, **scene, cam_fps=self.cam_fps
+        )
+
     def frame_nbytes(self, resolution: str, encoder: str) -> float:
         """Return the bytes of a frame between hosts."""
         key = (resolution, encoder)
@@ -240,15 +278,17 @@ class Outlook:
     def node_room(self, node: NodeInfo) -> Room | None:
         """Return what there is of a node's cores; None if nobody knows how many it has.
 
-        How many queries others have there is known by task; the most of any of ours is the least
-        that it can be.
+        A core that none of our tasks uses may be another's: all queries there count.
         """
-        cores = self.cores(node)
-        if cores is None:
-            return None
-        busy = max(self.question.around.node_busy(node.node_addr), 0.0)
-        queries = max(self.room(task, node).queries for task in self.tasks)
-        return Room(cores, busy, max(queries, int(busy > 0)))
+        addr = node.node_addr
+        if addr not in self._node_rooms:
+            cores, around = self.cores(node), self.question.around
+            room = None
+            if cores is not None:
+                busy = max(around.node_busy(addr), 0.0)
+                room = Room(cores, busy, max(around.node_queries(addr), int(busy > 0)))
+            self._node_rooms[addr] = room
+        return self._node_rooms[addr]
 
     def cores(self, node: NodeInfo) -> float | None:
         """Return how many cores a node has, None for not known."""
@@ -256,6 +296,12 @@ class Outlook:
         if isinstance(ratios, (list, tuple)) and 0 < len(ratios) <= MAX_CORES:
             return float(len(ratios))
         return None
+
+    def sent_by(self, sender: str) -> TaskLoad:
+        """Return how many other queries send frames from a node, and their bytes per second."""
+        if sender not in self._sent:
+            self._sent[sender] = self.question.around.sent_by(sender)
+        return self._sent[sender]
 
     def bandwidth(self, sender: str, receiver: str) -> float:
         """Return bytes per second from one node to another, as last measured by anybody."""
@@ -265,25 +311,3 @@ class Outlook:
             usable = known is not None and MIN_BANDWIDTH <= known < math.inf
             self._bandwidths[key] = known if usable and known is not None else DEFAULT_BANDWIDTH
         return self._bandwidths[key]
-
-
-def _branches(tasks: tuple[str, ...], dag: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """Split the tasks into branches; one whose inputs are not written out follows the one before.
-
-    Inputs that a graph leaves out are matched by name where the job runs, mostly with what the task
-    before gives; to take them for a chain is never too hopeful.
-    """
-    inputs = dag.get("input")
-    inputs = inputs if isinstance(inputs, Mapping) else {}
-    branch: list[set[int]] = []
-    for index, task in enumerate(tasks):
-        given = inputs.get(task)
-        if isinstance(given, Mapping) and given:
-            names = {str(value).partition(".")[0] for value in given.values()}
-            needed = {other for other in range(index) if tasks[other] in names}
-        else:
-            needed = {index - 1} if index else set()
-        joined = [each for each in branch if each & needed]
-        branch = [each for each in branch if not each & needed]
-        branch.append({index}.union(*joined))
-    return tuple(sorted(tuple(sorted(each)) for each in branch))

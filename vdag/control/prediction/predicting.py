@@ -14,7 +14,7 @@ from vdag.control.prediction.calibration import QUEUE_FLOOR_S
 from vdag.control.prediction.candidates import Candidate, Prediction, TaskPrediction
 from vdag.control.prediction.outlook import FULL, Outlook
 from vdag.control.prediction.queueing import MAX_BUSY, Z95, wait_at
-from vdag.control.prediction.ways import HOP_S, MAX_LINK, WAY_S, codec_s, finite, link_time
+from vdag.control.prediction.ways import HOP_S, WAY_S, codec_s, finite, link_time, shares
 from vdag.control.scheduling.events import NodeInfo
 from vdag.control.scheduling.instructions import Question
 from vdag.errors import PlanError
@@ -22,9 +22,11 @@ from vdag.errors import PlanError
 __all__ = [
     "FILLED",
     "LEAST_WORK_S",
+    "Course",
     "Leg",
     "Stay",
     "accuracy_of",
+    "course_of",
     "predict",
     "predict_on",
     "stay_at",
@@ -40,11 +42,17 @@ LEAST_WORK_S = 1e-6
 
 
 class Leg(NamedTuple):
-    """A way: mean seconds, their variance, and the share of the sender's uplink that it takes."""
+    """A way: mean seconds and their variance.
+
+    Attributes:
+        use: share of the sender's uplink that it takes.
+        share: that this query may take.
+    """
 
     mean_s: float
     var_s2: float
     use: float
+    share: float = FULL
 
 
 class Stay(NamedTuple):
@@ -65,6 +73,37 @@ class Stay(NamedTuple):
     utilisation: float
 
 
+class Course(NamedTuple):
+    """A frame on its way through the tasks of a candidate; without what it means for others.
+
+    Attributes:
+        nodes: of the tasks, in their order.
+        stays: there.
+        legs: the ways to them.
+        homes: per branch, the way home.
+        branches: indexes of the tasks of each.
+    """
+
+    nodes: Sequence[NodeInfo]
+    stays: Sequence[Stay]
+    legs: Sequence[Leg]
+    homes: Sequence[Leg]
+    branches: Sequence[Sequence[int]]
+
+    def delays(self, spread: float) -> tuple[float, float]:
+        """Return mean and 95th percentile; `spread`: how much wider delays scatter."""
+        stays, legs, delay_s, p95_s = self.stays, self.legs, 0.0, 0.0
+        for branch, home in zip(self.branches, self.homes, strict=True):
+            mean_s, var_s2 = home.mean_s, home.var_s2
+            for i in branch:
+                stay, leg = stays[i], legs[i]
+                mean_s += leg.mean_s + stay.queue_s + stay.compute_s
+                var_s2 += leg.var_s2 + stay.queue_var_s2 + stay.compute_var_s2
+            delay_s = max(delay_s, mean_s)
+            p95_s = max(p95_s, mean_s + Z95 * spread * math.sqrt(max(var_s2, 0.0)))
+        return delay_s, p95_s
+
+
 def predict(candidate: Candidate, question: Question) -> Prediction:
     """Return how a candidate would go, not corrected by anything measured.
 
@@ -80,25 +119,11 @@ def predict_on(candidate: Candidate, outlook: Outlook) -> Prediction:
     Raises:
         PlanError: it names a node that is not alive.
     """
-    nodes = [_node(candidate, task, outlook) for task in outlook.tasks]
-    stays = [
-        stay_at(candidate, task, node, outlook)
-        for task, node in zip(outlook.tasks, nodes, strict=True)
-    ]
-    legs, homes = _legs(candidate, nodes, outlook)
-    spread = outlook.calibration.spread_ratio
-    delay_s = p95_s = home_s = 0.0
-    for branch, home in zip(outlook.branches, homes, strict=True):
-        mean_s = home.mean_s + sum(
-            legs[i].mean_s + stays[i].queue_s + stays[i].compute_s for i in branch
-        )
-        var_s2 = home.var_s2 + sum(
-            legs[i].var_s2 + stays[i].queue_var_s2 + stays[i].compute_var_s2 for i in branch
-        )
-        delay_s, home_s = max(delay_s, mean_s), max(home_s, home.mean_s)
-        p95_s = max(p95_s, mean_s + Z95 * spread * math.sqrt(max(var_s2, 0.0)))
-    links = _links(nodes, legs, outlook)
-    cores, crowding = _crowding(nodes, stays, links, outlook)
+    course = course_of(candidate, outlook)
+    nodes, stays, legs = course.nodes, course.stays, course.legs
+    delay_s, p95_s = course.delays(outlook.calibration.spread_ratio)
+    links, crowded = _links(nodes, legs, outlook)
+    cores, crowding = _crowding(nodes, stays, crowded, outlook)
     crowding = max(crowding, candidate.fps * delay_s / (FILLED * (len(nodes) + 1)))
     return Prediction(
         delay_s=delay_s,
@@ -109,7 +134,7 @@ def predict_on(candidate: Candidate, outlook: Outlook) -> Prediction:
             task: TaskPrediction(node.node_addr, leg.mean_s, stay.queue_s, stay.compute_s)
             for task, node, leg, stay in zip(outlook.tasks, nodes, legs, stays, strict=True)
         },
-        home_s=home_s,
+        home_s=max((home.mean_s for home in course.homes), default=0.0),
         workers={
             (node.node_addr, task): stay.utilisation
             for task, node, stay in zip(outlook.tasks, nodes, stays, strict=True)
@@ -118,6 +143,24 @@ def predict_on(candidate: Candidate, outlook: Outlook) -> Prediction:
         links=links,
         crowding=finite(crowding),
     )
+
+
+def course_of(candidate: Candidate, outlook: Outlook) -> Course:
+    """Return how a frame would go, made once for a candidate.
+
+    Raises:
+        PlanError: the candidate names a node that is not alive.
+    """
+    return outlook.once(candidate, _course)
+
+
+def _course(candidate: Candidate, outlook: Outlook) -> Course:
+    nodes = [_node(candidate, task, outlook) for task in outlook.tasks]
+    stays = [
+        stay_at(candidate, task, node, outlook)
+        for task, node in zip(outlook.tasks, nodes, strict=True)
+    ]
+    return Course(nodes, stays, *_legs(candidate, nodes, outlook), outlook.branches)
 
 
 def accuracy_of(candidate: Candidate, outlook: Outlook) -> float:
@@ -186,10 +229,12 @@ def way(candidate: Candidate, sender: NodeInfo, receiver: NodeInfo, outlook: Out
     bandwidth = outlook.bandwidth(here, there)
     nbytes = outlook.frame_nbytes(candidate.resolution, candidate.encoder)
     bytes_s = nbytes / bandwidth * outlook.calibration.link_ratio(here, there, bandwidth)
-    use = candidate.fps * bytes_s
-    mean_s, var_s2 = link_time(bytes_s, min(use, MAX_LINK))
+    use, sent = candidate.fps * bytes_s, outlook.sent_by(here)
+    others = sent.busy * bytes_s / nbytes
+    mean_s, var_s2 = link_time(bytes_s, *shares(use, others))
     fixed_s = WAY_S + codec_s(candidate.resolution, candidate.encoder)
-    return Leg(max(fixed_s + mean_s + excess_s, 0.0), var_s2 + WAY_S * WAY_S, use)
+    share = max(FULL - others, FULL / (sent.queries + 1))
+    return Leg(max(fixed_s + mean_s + excess_s, 0.0), var_s2 + WAY_S * WAY_S, use, share)
 
 
 def way_home(candidate: Candidate, task: str, node: NodeInfo, outlook: Outlook) -> Leg:
@@ -225,23 +270,37 @@ def _legs(
     return legs, homes
 
 
-def _links(nodes: Sequence[NodeInfo], legs: Sequence[Leg], outlook: Outlook) -> dict[str, float]:
-    """Return the share of each sender's uplink that is taken: its links are one wire at its end."""
+def _links(
+    nodes: Sequence[NodeInfo], legs: Sequence[Leg], outlook: Outlook
+) -> tuple[dict[str, float], float]:
+    """Return the use of each sender's uplink, and the largest ratio of use to what may be used.
+
+    All links of a sender are one wire at its end.
+    """
     links: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for branch in outlook.branches:
         sender = outlook.question.around.host
         for index in branch:
-            if legs[index].use:
-                links[sender.node_addr] = links.get(sender.node_addr, 0.0) + legs[index].use
+            name, leg = sender.node_addr, legs[index]
+            if leg.use:
+                links[name] = links.get(name, 0.0) + leg.use
+                ratios[name] = ratios.get(name, 0.0) + leg.use / leg.share
             sender = nodes[index]
-    return links
+    return links, max(ratios.values(), default=0.0)
 
 
 def _crowding(
-    nodes: Sequence[NodeInfo], stays: Sequence[Stay], links: dict[str, float], outlook: Outlook
+    nodes: Sequence[NodeInfo], stays: Sequence[Stay], worst: float, outlook: Outlook
 ) -> tuple[dict[str, float], float]:
-    """Return the use of each node's cores, and the largest ratio of use to what may be used."""
-    worst = max((use / FULL for use in links.values()), default=0.0)
+    """Return the use of each node's cores, and the largest ratio of use to what may be used.
+
+    Args:
+        nodes: of the tasks.
+        stays: there.
+        worst: ratio of the uplinks.
+        outlook: see there.
+    """
     own: dict[str, float] = {}
     for node, stay in zip(nodes, stays, strict=True):
         worst = max(worst, stay.own / stay.share)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vdag.control.prediction.candidates import Candidate
 from vdag.control.prediction.evaluating import (
@@ -29,6 +31,7 @@ from vdag.control.prediction.tables import Array, Ints, Tables
 
 __all__ = [
     "ACCURACY_STEP",
+    "EPSILON",
     "Aim",
     "Config",
     "Found",
@@ -44,15 +47,17 @@ __all__ = [
 ACCURACY_STEP = 0.01
 #: What a rung of the ladder adds.
 RUNG_STEP = 0.005
-#: Configurations that are looked at placement by placement; after the first few a closer bound,
-#: which costs more, is worked out for all of them.
-MAX_LOOKS, FEW_LOOKS = 64, 2
+#: Configurations that are looked at placement by placement.
+MAX_LOOKS = 64
+#: A closer bound, which costs more, is worked out for so many at a time: the first will mostly do.
+FIRST_CHUNK, CHUNK = 8, 64
 #: How far the best of all delays may be missed by a plan of better quality, if none is in time.
 SLACK = 1.05
 #: Candidates that are told about because they would have been better.
 RUNNERS_UP = 2
 #: In place of no limit and of one of 0, where something is divided by it.
 NO_LIMIT_S, LEAST_LIMIT_S = 1e6, 1e-6
+#: What rounding may be off by.
 EPSILON = 1e-9
 
 Refuse = Callable[[Candidate], bool]
@@ -73,6 +78,7 @@ class Aim:
         fewest_moves: whether to move as few tasks as possible before asking where they cost least;
             else the other way round.
         refuse: candidates that shall not be, whatever is predicted.
+        only: configurations to search, as a mask `(resolution, rate, combination)`; None for all.
     """
 
     limit_s: float
@@ -82,6 +88,7 @@ class Aim:
     present: dict[str, str] = field(default_factory=dict)
     fewest_moves: bool = True
     refuse: Refuse | None = None
+    only: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +118,8 @@ def search(tables: Tables, aim: Aim) -> Found | None:
     video; then the fastest.
     """
     near: list[Candidate] = []
-    looks = 0
-    for r, f, c in _ranked(tables, aim):
-        if looks >= FEW_LOOKS and not _is_possible(tables, aim, r, f, c):
-            continue
-        looks += 1
-        if looks > MAX_LOOKS:
-            break
+    possible = islice(_possible(tables, aim, _ranked(tables, aim)), MAX_LOOKS)
+    for looks, (r, f, c) in enumerate(possible, start=1):
         found, fastest = _look(tables, aim, r, f, c)
         if found is not None:
             placed, delay_s, p95_s = found
@@ -183,20 +185,22 @@ def search_closest(tables: Tables, aim: Aim) -> Found:
     return Found(tables.candidate(r, 0, c, placed), float(delay[0]), float(p95[0]), accuracy, 0)
 
 
-def _ranked(tables: Tables, aim: Aim) -> Iterator[Config]:
-    """Yield the configurations that may do, best first."""
+def _ranked(tables: Tables, aim: Aim) -> Ints:
+    """Return the configurations that may do, best first, `(configuration, 3)`."""
     accuracy = tables.accuracy
-    bounds = _bounds(tables, aim.crowding)
-    may = (bounds <= aim.limit_s * (1 + EPSILON)) & (accuracy >= aim.least - EPSILON)
-    r, f, c = np.nonzero(may)
-    if not len(r):
-        return
+    may = accuracy >= aim.least - EPSILON
+    if aim.only is not None:
+        may &= aim.only
+    if not may.any():
+        return np.empty((0, 3), dtype=np.intp)
+    may &= _bounds(tables, aim.crowding) <= aim.limit_s * (1 + EPSILON)
+    configs = np.argwhere(may)
+    r, f, c = configs.T
     found = accuracy[r, f, c]
     steps = np.floor(found / ACCURACY_STEP + EPSILON)
     steps[found >= aim.enough - EPSILON] = math.floor(1 / ACCURACY_STEP) + 1
     work = _least_work(tables)[r, f, c]
-    for i in np.lexsort((work, -f, -steps)):
-        yield int(r[i]), int(f[i]), int(c[i])
+    return configs[np.lexsort((work, -f, -steps))]
 
 
 def _least_work(tables: Tables) -> Array:
@@ -242,26 +246,16 @@ def _bound(tables: Tables, crowding: float) -> Array:
     return worst
 
 
-def _is_possible(tables: Tables, aim: Aim, r: int, f: int, c: int) -> bool:
-    """Whether the fastest way of a frame through the nodes is within an aim."""
-    delay_s = float(tables.shortest(aim.crowding)[r, f, c])
-    calm = float(_calmest(tables)[r, f, c])
-    p95_s = delay_s + Z95 * tables.outlook.calibration.spread_ratio * math.sqrt(calm)
-    flying = float(under_way(tables, f, np.asarray(delay_s)))
-    return p95_s <= aim.limit_s * (1 + EPSILON) and flying <= aim.crowding + EPSILON
-
-
-def _calmest(tables: Tables) -> Array:
-    """Return the least variance of a configuration's delay that there may be."""
-    if ("calm",) not in tables.notes:
-        least = np.fmin.reduce(tables.var, axis=-1)
-        sums = [
-            np.add.reduce([least[t][:, :, tables.combos[:, t]] for t in branch])
-            for branch in tables.outlook.branches
-        ]
-        # Of the branches the slowest counts, and that may be any.
-        tables.notes["calm",] = np.asarray(np.minimum.reduce(sums))
-    return tables.notes["calm",]
+def _possible(tables: Tables, aim: Aim, configs: Ints) -> Iterator[Config]:
+    """Yield those of some configurations for which the fastest way of a frame is within an aim."""
+    spread, size = Z95 * tables.outlook.calibration.spread_ratio, FIRST_CHUNK
+    while len(configs):
+        chunk, configs, size = configs[:size], configs[size:], CHUNK
+        delay_s, var_s2 = tables.shortest(chunk, aim.crowding)
+        flying = under_way(tables, chunk[:, 1], delay_s)
+        may = delay_s + spread * np.sqrt(var_s2) <= aim.limit_s * (1 + EPSILON)
+        for r, f, c in chunk[may & (flying <= aim.crowding + EPSILON)]:
+            yield int(r), int(f), int(c)
 
 
 def _look(
@@ -280,6 +274,8 @@ def _look(
     if good.any():
         good &= crowding_of(tables, r, f, c, placed) <= aim.crowding + EPSILON
     chosen = np.flatnonzero(good)
+    if not len(chosen):
+        return None, placed[np.argmin(p95)]
     moves, cost = moves_of(tables, aim.present, placed[chosen]), prices_of(tables, placed[chosen])
     keys = (p95[chosen], cost, moves) if aim.fewest_moves else (p95[chosen], moves, cost)
     for i in chosen[np.lexsort(keys)]:

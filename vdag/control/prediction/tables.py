@@ -26,7 +26,7 @@ __all__ = ["Tables", "combinations"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.intp]
-#: Means, variances, and uses of uplinks.
+#: Means, variances, and the ratios of what is used of uplinks to what may be.
 Ways = tuple[Array, Array, Array]
 
 #: In place of no workers at all, where something is divided by them.
@@ -50,13 +50,14 @@ class Tables:
         self.free_only = free_only
         self.resolutions = outlook.resolutions
         self.rates = outlook.rates
+        self.fps = np.array(self.rates)
         self.nodes = outlook.nodes
         #: Models by task.
         self._had = [[outlook.models(task, node) for node in self.nodes] for task in outlook.tasks]
         self.models = tuple(tuple(sorted({m for each in had for m in each})) for had in self._had)
         self.combos = combinations(tuple(map(len, self.models)))
-        self._known_ways: dict[tuple[int, int], tuple[Ways, Ways]] = {}
-        self._known_paths: dict[tuple[float, bool], Array] = {}
+        self._known_ways: dict[tuple[int, int], Ways] = {}
+        self._known_first: dict[tuple[int, int], Ways] = {}
         #: What `searching` has worked out, to be used again.
         self.notes: dict[tuple[Any, ...], Array] = {}
         self._build()
@@ -65,47 +66,68 @@ class Tables:
         outlook = self.outlook
         tasks, nodes = outlook.tasks, self.nodes
         rows = cost_rows(outlook, self.models, self._had, nodes, self.resolutions)
-        shape = (len(tasks), 1, 1, 1, len(nodes))
-        total, others, fair, ratio, waited = (np.ones(shape) for _ in range(5))
-        for t, task in enumerate(tasks):
-            for n, node in enumerate(nodes):
-                room = outlook.room(task, node)
-                total[t, 0, 0, 0, n], others[t, 0, 0, 0, n] = room.total, room.others
-                fair[t, 0, 0, 0, n] = FULL * room.total / (room.queries + 1)
-                ratio[t, 0, 0, 0, n] = outlook.work_ratio(task, node.node_addr)
-                waited[t, 0, 0, 0, n] = outlook.calibration.queue_ratio(task, node.node_addr)
+        rooms = [[outlook.room(task, node) for node in nodes] for task in tasks]
+        numbers = [[(room.total, room.others, room.queries) for room in row] for row in rooms]
+        total, others, queries = np.array(numbers).transpose(2, 0, 1)[:, :, None, None, None]
         free = np.maximum(FULL * total - others, 0.0)
-        self._shares = {True: free, False: np.maximum(free, fair)}
+        self._shares = {True: free, False: np.maximum(free, FULL * total / (queries + 1))}
+        ratio, waited = self._ratios()
         self._predict(rows, total, others, ratio, waited)
+
+    def _ratios(self) -> tuple[Array, Array]:
+        """Return the corrections of work and of waits; few are not 1."""
+        outlook, calibration = self.outlook, self.outlook.calibration
+        ratio, waited = np.ones((2, len(outlook.tasks), 1, 1, 1, len(self.nodes)))
+        places = {node.node_addr: n for n, node in enumerate(self.nodes)}
+        tasks = {task: t for t, task in enumerate(outlook.tasks)}
+        for array, found in (
+            (ratio, calibration.compute_ratios()),
+            (waited, calibration.queue_ratios()),
+            (ratio, outlook.forgiven.items()),
+        ):
+            for (task, addr), value in found:
+                if task in tasks and addr in places:
+                    array[tasks[task], 0, 0, 0, places[addr]] = value
+        return ratio, waited
 
     def _predict(
         self, rows: Array, total: Array, others: Array, ratio: Array, waited: Array
     ) -> None:
         """Fill in what `predicting.stay_at` returns, for all; NaN for models not had."""
-        base, slope, deviation, usual = rows[:, :, :, None]
+        base, slope, deviation, usual, _ = rows[:, :, :, None]
+        #: Bytes of what is found, `(task, resolution, model, node)`.
+        self.out_nbytes: Array = rows[4]
         obj_n = self.outlook.measured.obj_n
         work = np.maximum(
             (base + slope * (usual if obj_n is None else obj_n)) * ratio, LEAST_WORK_S
         )
         var = (deviation * (ratio / Z95)) ** 2
-        own = np.array(self.rates)[None, None, :, None, None] * work
+        own = self.fps[None, None, :, None, None] * work
         busy = np.minimum(own, MAX_BUSY * total)
         rest = np.maximum(np.minimum(others, FULL * total - busy), 0.0)
         wait, wait_var = wait_at(work, var, total, busy, rest)
         queue = np.maximum((wait + QUEUE_FLOOR_S) * waited - QUEUE_FLOOR_S, 0.0)
         #: Workers that the query would keep busy, and that over what it may.
         self.own: Array = own
-        self.crowding: Array = own / np.maximum(self._shares[self.free_only], NOTHING)
+        self.crowding: Array = self._crowding()
         #: Mean seconds, and their variance, of wait and work together.
         self.mean: Array = queue + work
         self.var: Array = wait_var * (waited * waited) + var
 
+    def _crowding(self) -> Array:
+        """Return what each task alone would take, over what it may of its workers and of cores."""
+        share = np.minimum(self._shares[self.free_only], self.cores_share)
+        return np.asarray(self.own / np.maximum(share, NOTHING))
+
     def taking(self, *, free_only: bool) -> Tables:
         """Return these tables with another idea of what the query may take."""
+        if free_only == self.free_only:
+            return self
         other = copy(self)
         other.free_only = free_only
-        other.crowding = self.own / np.maximum(self._shares[free_only], NOTHING)
+        other._known_ways, other._known_first = {}, {}
         other.__dict__.pop("cores_share", None)
+        other.crowding = other._crowding()
         return other
 
     @cached_property
@@ -132,36 +154,33 @@ class Tables:
     @cached_property
     def bandwidth(self) -> Array:
         """Bytes per second as corrected, `(node, node)`; infinite from a node to itself."""
-        count = len(self.nodes)
-        found = np.full((count, count), np.inf)
-        for a, sender in enumerate(self.nodes):
-            for b, receiver in enumerate(self.nodes):
-                if a != b:
-                    found[a, b] = self._corrected(sender.node_addr, receiver.node_addr)
-        return found
+        names = [node.node_addr for node in self.nodes]
+        return np.array([self._row(sender, names) for sender in names])
 
     @cached_property
     def from_host(self) -> Array:
         """Likewise from the node that owns the video, which may do no task itself: `(node,)`."""
         host = self.outlook.question.around.host.node_addr
-        return np.array(
-            [
-                np.inf if node.node_addr == host else self._corrected(host, node.node_addr)
-                for node in self.nodes
-            ]
-        )
+        return np.array(self._row(host, [node.node_addr for node in self.nodes]))
 
-    def _corrected(self, sender: str, receiver: str) -> float:
-        known = self.outlook.bandwidth(sender, receiver)
-        return known / self.outlook.calibration.link_ratio(sender, receiver, known)
+    def _row(self, sender: str, receivers: list[str]) -> list[float]:
+        bandwidth, calibration = self.outlook.bandwidth, self.outlook.calibration
+        row = [np.inf if name == sender else bandwidth(sender, name) for name in receivers]
+        if calibration.knows_links_of(sender):
+            for n, name in enumerate(receivers):
+                if name != sender:
+                    row[n] /= calibration.link_ratio(sender, name, row[n])
+        return row
 
     @cached_property
     def _excess(self) -> Array:
         excess_s = self.outlook.calibration.excess_s
         names = [node.node_addr for node in self.nodes]
-        if not self.outlook.calibration.hop:
-            return np.zeros((len(names), len(names)))
-        return np.array([[excess_s(a, b) for b in names] for a in names])
+        found = np.zeros((len(names), len(names)))
+        for a, sender in enumerate(names):
+            if self.outlook.calibration.knows_ways_of(sender):
+                found[a] = [excess_s(sender, receiver) for receiver in names]
+        return found
 
     @cached_property
     def _excess_from_host(self) -> Array:
@@ -172,25 +191,43 @@ class Tables:
     def ways(self, r: int, f: int) -> Ways:
         """Return mean, variance and use of the ways between nodes, each `(node, node)`."""
         if (r, f) not in self._known_ways:
-            self._known_ways[r, f] = (
-                self._ways(r, f, self.bandwidth, self._excess),
-                self._ways(r, f, self.from_host, self._excess_from_host),
-            )
-        return self._known_ways[r, f][0]
+            traffic = self.bandwidth, self._sent[:, :, None], self._excess
+            self._known_ways[r, f] = self._ways(r, f, *traffic)
+        return self._known_ways[r, f]
 
     def ways_from_host(self, r: int, f: int) -> Ways:
         """Likewise of the ways from the video to the nodes, each `(node,)`."""
-        self.ways(r, f)
-        return self._known_ways[r, f][1]
+        if (r, f) not in self._known_first:
+            traffic = self.from_host, self._sent_by_host[:, None], self._excess_from_host
+            self._known_first[r, f] = self._ways(r, f, *traffic)
+        return self._known_first[r, f]
 
-    def _ways(self, r: int, f: int, bandwidth: Array, excess: Array) -> Ways:
-        bytes_s = self.outlook.frame_nbytes(self.resolutions[r], self.encoder) / bandwidth
+    @cached_property
+    def _sent_by_host(self) -> Array:
+        """Of other queries that send frames from the video's node: how many, bytes per second."""
+        return np.array(self.outlook.sent_by(self.outlook.question.around.host.node_addr))
+
+    @cached_property
+    def _sent(self) -> Array:
+        """Likewise from each node, `(2, node)`."""
+        loads = [self.outlook.sent_by(node.node_addr) for node in self.nodes]
+        return np.array([[load.queries for load in loads], [load.busy for load in loads]])
+
+    def _on_link(self, use: Array, bandwidth: Array, sent: Array) -> tuple[Array, Array, Array]:
+        """Return this query's use of links, that of others, and the share that it may take."""
+        queries, others = sent[0], sent[1] / bandwidth
+        share = np.maximum(FULL - others, 0.0 if self.free_only else FULL / (queries + 1))
+        own = np.minimum(use, MAX_LINK)
+        return own, np.maximum(np.minimum(others, FULL - own), 0.0), np.maximum(share, NOTHING)
+
+    def _ways(self, r: int, f: int, bandwidth: Array, sent: Array, excess: Array) -> Ways:
+        bytes_s = self._nbytes[r] / bandwidth
         use = self.rates[f] * bytes_s
-        mean, var = link_time(bytes_s, np.minimum(use, MAX_LINK))
+        own, others, share = self._on_link(use, bandwidth, sent)
+        mean, var = link_time(bytes_s, own, others)
         is_here = np.isinf(bandwidth)
-        fixed_s = WAY_S + codec_s(self.resolutions[r], self.encoder)
-        mean = np.maximum(np.where(is_here, HOP_S, fixed_s + mean) + excess, 0.0)
-        return mean, np.where(is_here, HOP_S**2, var + WAY_S**2), use
+        mean = np.maximum(np.where(is_here, HOP_S, self._fixed_s[r] + mean) + excess, 0.0)
+        return mean, np.where(is_here, HOP_S**2, var + WAY_S**2), use / share
 
     @cached_property
     def host_index(self) -> int:
@@ -219,94 +256,99 @@ class Tables:
         Returns:
             Two arrays `(resolution, rate)`.
         """
-        nbytes = [self.outlook.frame_nbytes(name, self.encoder) for name in self.resolutions]
         away = np.isfinite(self.from_host)
         if not away.any():
             nowhere = np.full((len(self.resolutions), len(self.rates)), np.inf)
             return nowhere, nowhere
-        bytes_s = np.array(nbytes)[:, None, None] / self.from_host[away]
-        use = np.array(self.rates)[None, :, None] * bytes_s
-        mean, var = link_time(bytes_s, np.minimum(use, MAX_LINK))
-        fixed = np.array([WAY_S + codec_s(name, self.encoder) for name in self.resolutions])
-        excess = self._excess_from_host[away]
-        mean = np.maximum(mean + fixed[:, None, None] + excess, 0.0)
-        mean[use > FULL * crowding + 1e-9] = np.inf
-        return mean.min(-1), var.min(-1) + WAY_S**2
+        r, f = np.ogrid[: len(self.resolutions), : len(self.rates)]
+        traffic = self.from_host[away], self._sent_by_host[:, None], self._excess_from_host[away]
+        ways = self._many_ways(r, f, *traffic, crowding)
+        return ways[0].min(-1), ways[1].min(-1)
 
-    def shortest(self, crowding: float) -> Array:
+    def shortest(self, configs: Ints, crowding: float) -> tuple[Array, Array]:
         """Return the least mean delay of configurations, over all ways through the nodes.
 
         Shortest paths, task by task; what several tasks together do to a node or an uplink is left
         out, so that it is a bound from below.
 
         Args:
+            configs: `(configuration, 3)`: indexes of resolution, rate and combination.
             crowding: see `searching.Aim`.
 
         Returns:
-            `(resolution, rate, combination)`; infinite where there is no way.
+            Means, infinite where there is no way, and a variance that no delay is below:
+            `(configuration,)` each.
         """
-        key = (crowding, self.free_only)
-        if key not in self._known_paths:
-            mean = np.where(self.crowding <= crowding + 1e-9, self.mean, np.inf)
-            between = self._all_ways(self.bandwidth, self._excess, crowding)
-            first = self._all_ways(self.from_host, self._excess_from_host, crowding)
-            branches = [
-                self._through(branch, mean, first, between) for branch in self.outlook.branches
-            ]
-            self._known_paths[key] = np.asarray(np.maximum.reduce(branches))
-        return self._known_paths[key]
+        r, f, c = configs.T
+        traffic = self.from_host, self._sent_by_host[:, None], self._excess_from_host
+        first, _ = self._many_ways(r, f, *traffic, crowding)
+        slowest, calmest = np.zeros(len(r)), np.full(len(r), np.inf)
+        home = np.where(np.isinf(self._home[0]), HOP_S, np.maximum(self._home[1], 0.0))
+        between: Array | None = None
+        for branch in self.outlook.branches:
+            var, reached = np.zeros(len(r)), first
+            for i, t in enumerate(branch):
+                m = self.combos[c, t]
+                is_fit = self.crowding[t, r, f, m] <= crowding + 1e-9
+                work = np.where(is_fit, self.mean[t, r, f, m], np.inf)
+                var = var + np.fmin.reduce(self.var[t, r, f, m], axis=-1)
+                if i and between is None:
+                    traffic = self.bandwidth, self._sent[:, :, None], self._excess
+                    between, _ = self._many_ways(r, f, *traffic, crowding)
+                if i and between is not None:
+                    reached = (reached[:, :, None] + between).min(1)
+                reached = reached + work
+            # Of the branches the slowest counts, and that may be any.
+            slowest = np.maximum(slowest, (reached + home).min(-1))
+            calmest = np.minimum(calmest, var)
+        return slowest, calmest
 
-    def _through(self, branch: tuple[int, ...], mean: Array, first: Array, between: Array) -> Array:
-        reached: Array | None = None
-        for t in branch:
-            work = mean[t][:, :, self.combos[:, t]]
-            if reached is None:
-                reached = first[:, :, None] + work
-            else:
-                reached = (reached[..., None] + between[:, :, None]).min(-2) + work
-        assert reached is not None, "a branch has a task"
-        host = self.outlook.question.around.host.node_addr
-        excess_s = self.outlook.calibration.excess_s
-        home = [
-            HOP_S
-            if n == self.host_index
-            else max(WAY_S + excess_s(node.node_addr, f"{host}/home"), 0.0)
-            for n, node in enumerate(self.nodes)
-        ]
-        return np.asarray((reached + np.array(home)).min(-1))
+    def _many_ways(
+        self, r: Ints, f: Ints, bandwidth: Array, sent: Array, excess: Array, crowding: float
+    ) -> tuple[Array, Array]:
+        """Return means and variances as `_ways`, of many resolutions and rates, which are in front.
 
-    def _all_ways(self, bandwidth: Array, excess: Array, crowding: float) -> Array:
-        """Return means of ways as `_ways`, for all resolutions and rates in front."""
-        axes = (slice(None), *(None for _ in range(bandwidth.ndim + 1)))
-        nbytes = [self.outlook.frame_nbytes(name, self.encoder) for name in self.resolutions]
-        fixed = [WAY_S + codec_s(name, self.encoder) for name in self.resolutions]
-        bytes_s = np.array(nbytes)[axes] / bandwidth
-        by_rate = (None, *axes[:-1])
-        use = np.array(self.rates)[by_rate] * bytes_s
-        mean, _ = link_time(bytes_s, np.minimum(use, MAX_LINK))
-        mean = np.where(np.isinf(bandwidth), HOP_S, np.array(fixed)[axes] + mean)
-        mean = np.maximum(mean + excess, 0.0)
-        mean[use > FULL * crowding + 1e-9] = np.inf
-        return np.asarray(mean)
+        A way that is over its share is infinitely long.
+        """
+        axes = (..., *(None for _ in range(bandwidth.ndim)))
+        bytes_s = self._nbytes[r][axes] / bandwidth
+        use = self.fps[f][axes] * bytes_s
+        own, others, share = self._on_link(use, bandwidth, sent)
+        mean, var = link_time(bytes_s, own, others)
+        is_here = np.isinf(bandwidth)
+        mean = np.where(is_here, HOP_S, self._fixed_s[r][axes] + mean)
+        is_full = use > share * crowding + 1e-9
+        mean = np.where(is_full, np.inf, np.maximum(mean + excess, 0.0))
+        return mean, np.where(is_here, HOP_S**2, var + WAY_S**2)
+
+    @cached_property
+    def _nbytes(self) -> Array:
+        """Bytes of a frame, `(resolution,)`."""
+        frame_nbytes = self.outlook.frame_nbytes
+        return np.array([frame_nbytes(name, self.encoder) for name in self.resolutions])
+
+    @cached_property
+    def _fixed_s(self) -> Array:
+        """Seconds of a way beside those on the link, `(resolution,)`."""
+        return np.array([WAY_S + codec_s(name, self.encoder) for name in self.resolutions])
 
     def homes(self, r: int, t: int, m: int) -> tuple[Array, Array]:
         """Return mean and variance of the way home from a task that is a branch's last."""
-        outlook = self.outlook
+        speed, least, var = self._home
+        away = np.maximum(least + self.out_nbytes[t, r, m] / speed, 0.0)
+        mean = np.where(np.isinf(speed), HOP_S, away)
+        return np.where(np.isnan(mean), np.inf, mean), var
+
+    @cached_property
+    def _home(self) -> tuple[Array, Array, Array]:
+        """Of ways home: bytes per second, infinite for none, seconds without bytes, variance."""
+        outlook, here = self.outlook, self.host_index
         host = outlook.question.around.host.node_addr
-        model_id, task = self.models[t][m], outlook.tasks[t]
-        means = []
-        for n, node in enumerate(self.nodes):
-            if n == self.host_index:
-                means.append(HOP_S)
-            elif model_id not in self._had[t][n]:
-                means.append(np.inf)
-            else:
-                nbytes = outlook.cost(task, model_id, self.resolutions[r], node).out_nbytes
-                excess_s = outlook.calibration.excess_s(node.node_addr, f"{host}/home")
-                seconds = nbytes / outlook.bandwidth(node.node_addr, host) + excess_s
-                means.append(max(WAY_S + seconds, 0.0))
-        var = [HOP_S**2 if n == self.host_index else WAY_S**2 for n in range(len(means))]
-        return np.array(means), np.array(var)
+        names = [node.node_addr for node in self.nodes]
+        is_here = np.arange(len(names)) == here
+        speed = [np.inf if n == here else outlook.bandwidth(a, host) for n, a in enumerate(names)]
+        excess_s = np.array([outlook.calibration.excess_s(a, f"{host}/home") for a in names])
+        return np.array(speed), WAY_S + excess_s, np.where(is_here, HOP_S**2, WAY_S**2)
 
     def candidate(self, r: int, f: int, c: int, placed: Ints) -> Candidate:
         """Return a candidate by its indexes; `placed`: the node of each task."""

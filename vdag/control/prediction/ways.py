@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vdag.control.profile.costs import pixels_of
 
-__all__ = ["HOP_S", "MAX_LINK", "WAY_S", "codec_s", "link_time"]
+__all__ = ["FULL", "HOP_S", "MAX_LINK", "WAY_S", "codec_s", "finite", "link_time", "shares"]
 
 #: From one task to the next, or home, on one node: two messages and a wake-up.
 HOP_S = 0.001
@@ -25,6 +25,8 @@ WAY_S = 0.003
 #: Seconds per pixel to encode and to decode it again, one core: JPEG as measured in
 #: benchmarks/bench_jpeg.py, H.264 with the settings of `vdag.transport.h264`, raw a copy.
 CODEC_S = {"JPEG": 7e-9, "H264": 15e-9, "raw": 0.5e-9}
+#: Share of workers, cores and links that plans fill: beyond it waits grow without bound.
+FULL = 0.8
 #: Beyond this share of a link the formula has no meaning.
 MAX_LINK = 0.98
 #: How unevenly frames come to a link: cameras pace them.
@@ -41,16 +43,23 @@ def codec_s(resolution: str, encoder: str) -> float:
     return pixels_of(resolution) * CODEC_S.get(encoder, max(CODEC_S.values()))
 
 
-def link_time(bytes_s: Number, use: Number) -> tuple[Number, Number]:
+def link_time(bytes_s: Number, own: Number, others: Number) -> tuple[Number, Number]:
     """Return mean and variance of the time that a frame is on a link.
 
     Args:
         bytes_s: its bytes over the bandwidth.
-        use: share of the link that this query's frames take, at most `MAX_LINK`.
+        own: share of the link that this query's frames take.
+        others: likewise those of others; together at most `MAX_LINK`. Theirs come as they like.
     """
-    wait_s = bytes_s * (PACED * 0.5) * use / (1 - use)
+    wait_s = bytes_s * 0.5 * (PACED * own + others) / (1 - own - others)
     jitter_s = JITTER * bytes_s
     return bytes_s + wait_s, jitter_s * jitter_s + wait_s * wait_s
+
+
+def shares(own: float, others: float) -> tuple[float, float]:
+    """Return what queries take of a link, bounded: beyond, the formula has no meaning."""
+    own = min(own, MAX_LINK)
+    return own, max(min(others, FULL - own), 0.0)
 
 
 def finite(value: float) -> float:

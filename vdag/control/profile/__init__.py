@@ -8,6 +8,7 @@ by what running queries report:
     judging, accuracy     how good results are against the golden configuration
     frames                how large encoded frames are
     document, files       the file that it is kept in; `foreign` reads and writes others
+    refining              the reports of jobs, taken in
 
 None of these has a clock, a thread or a socket, and none looks at pixels. What measures does:
 `campaign`, `measuring`, `matching` and `cells`, which only the command imports.
@@ -16,13 +17,13 @@ None of these has a clock, a thread or a socket, and none looks at pixels. What 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vdag.control.profile.accuracy import AccuracyPoint, Scene
-from vdag.control.profile.costbook import ANY, MAX_NAME, CostBook, CostRow
+from vdag.control.profile.costbook import ANY, MAX_NAME, CostBook, CostRow, granted, places_of
 from vdag.control.profile.costs import Cost, pixels_of
 from vdag.control.profile.document import (
     MAX_NBYTES,
@@ -59,11 +60,12 @@ MAX_NODES, MAX_CACHED = 20_000, 1024
 
 @dataclass(slots=True)
 class _Seen:
-    """Costs that were predicted for a node, and what of it they depend on."""
+    """What was worked out of a node, and what of it that depends on."""
 
     role: str
     services: Mapping[str, ServiceInfo]
     costs: dict[tuple[str, int, str], Cost | None] = field(default_factory=dict)
+    learned: dict[str, Learned] = field(default_factory=dict)
 
 
 class Profile:
@@ -83,6 +85,7 @@ class Profile:
         self._sizes = FrameSizes()
         self._experience = Experience(half_life_frames)
         self._seen: dict[str, _Seen] = {}
+        self._version = 0
 
     def cost(self, task: str, model_id: int, resolution: str, node: NodeInfo) -> Cost | None:
         """Return what a task takes of a node per frame, None if nothing is known of the task.
@@ -96,32 +99,47 @@ class Profile:
         Raises:
             ConfigError: the resolution is none.
         """
-        seen = self._seen.get(node.node_addr)
-        if (
-            seen is None
-            or seen.role != node.role
-            # The same object unless it has changed, mostly; comparing takes longer than predicting.
-            or (seen.services is not node.services and seen.services != node.services)
-        ):
-            seen = self._look_at(node)
-        key = task, model_id, resolution
+        known, key = self._look_at(node).costs, (task, model_id, resolution)
         try:
-            return seen.costs[key]
+            return known[key]
         except KeyError:
-            if len(seen.costs) >= MAX_CACHED:
-                seen.costs.clear()
-            cost = seen.costs[key] = self._predict(task, model_id, pixels_of(resolution), node)
+            if len(known) >= MAX_CACHED:
+                known.clear()
+            cost = known[key] = self._predict(task, model_id, pixels_of(resolution), node)
             return cost
+
+    @property
+    def version(self) -> int:
+        """Rises whenever anything measured is set; what is learned of nodes does not count."""
+        return self._version
+
+    def knows(self, task: str) -> bool:
+        """Whether a cost of a task was measured anywhere."""
+        return task in self._costs
+
+    def prior(self, task: str, model_id: int, resolution: str, node: NodeInfo) -> Cost | None:
+        """Return `cost` without what the node has taught since; it depends on `place` alone."""
+        return self._costs.prior(task, model_id, pixels_of(resolution), node)
+
+    def place(self, node: NodeInfo) -> tuple[str, ...]:
+        """Return what `prior` depends on: the node if anything was measured there, or its role."""
+        return places_of(node)[0 if self._costs.has_place(node) else 2 :]
+
+    def learned(self, task: str, node: NodeInfo) -> Learned:
+        """Return what a node has taught of a task: `prior` with that is `cost`. For reading."""
+        known = self._look_at(node).learned
+        if task not in known:
+            learned = self._experience.of(node.node_addr, task)
+            if len(known) >= MAX_CACHED:
+                known.clear()
+            known[task] = Learned(self._start(task, node)) if learned is None else learned
+        return known[task]
 
     def frame_nbytes(self, resolution: str, encoder: str) -> float:
         """Return the bytes of an encoded frame.
 
-        Args:
-            resolution: of the frame.
-            encoder: one of `vdag.plan.ENCODERS`.
-
         Raises:
-            ConfigError: the resolution or the encoder is unknown.
+            ConfigError: the resolution or the encoder, one of `vdag.plan.ENCODERS`, is unknown.
         """
         return self._sizes.nbytes(resolution, encoder)
 
@@ -138,10 +156,9 @@ class Profile:
     ) -> float:
         """Return how good the results of a configuration are against the golden one, 0 to 1.
 
-        It never falls when the resolution or the rate rises. That of a chain of tasks is the
-        product: what a later task is worth is told for what the one before has found. Measured
-        points are interpolated, see `accuracy.Surface`; where there are none for the task, it is
-        `accuracy.assumed_accuracy`.
+        It never falls when the resolution or the rate rises; that of a chain of tasks is the
+        product. Measured points are interpolated, see `accuracy.Surface`; where there are none for
+        the task, it is `accuracy.assumed_accuracy`.
 
         Args:
             task: its name.
@@ -156,6 +173,12 @@ class Profile:
             ConfigError: the resolution or a rate is none.
         """
         return self._accuracies.at(task, model_id, resolution, fps, obj_size, obj_speed, cam_fps)
+
+    def accuracies_at(
+        self, task: str, model_id: int, names: Sequence[str], rates: Sequence[float], **scene: Any
+    ) -> list[list[float]]:
+        """Return `accuracy` of all of some resolutions, at all of some rates each."""
+        return self._accuracies.grid(task, model_id, names, rates, **scene)
 
     def observe(
         self,
@@ -215,10 +238,7 @@ class Profile:
     def observe_load(self, node: NodeInfo, slowdown: float) -> bool:
         """Take in by how much a node is slower than was measured, at tasks not observed there.
 
-        Without it, that is the mean of the tasks that are observed there.
-
-        Returns:
-            Whether it was believed: a number, and a thousandth to a thousand.
+        Without it, that is the mean of those that are. A thousandth to a thousand is believed.
         """
         if not is_slowdown(slowdown):
             return False
@@ -253,21 +273,15 @@ class Profile:
         """
         self._costs.put(CostRow(task, model_id, resolution, place, cost))
         self._seen.clear()
+        self._version += 1
 
     def put_accuracy(self, task: str, model_id: int, point: AccuracyPoint) -> None:
-        """Set a measured accuracy.
-
-        Raises:
-            ConfigError: something is out of bounds; nothing has changed.
-        """
+        """Set a measured accuracy; ConfigError if it is out of bounds, and nothing has changed."""
         self._accuracies.put(AccuracyRow(task, model_id, point))
+        self._version += 1
 
     def put_frame(self, size: FrameSize) -> None:
-        """Set the measured size of an encoded frame.
-
-        Raises:
-            ConfigError: something is out of bounds; nothing has changed.
-        """
+        """Set the measured size of an encoded frame; errors as `put_accuracy`."""
         self._sizes.put(size)
 
     def costs(self) -> Iterator[CostRow]:
@@ -285,8 +299,7 @@ class Profile:
     def merge(self, other: Profile) -> None:
         """Take in all that another profile has measured.
 
-        What both have becomes the mean, weighted by their samples. What the other has learned of
-        nodes replaces what this one has of the same node and task.
+        What both have becomes the mean, weighted by samples; what the other has learned replaces.
         """
         for cost in other.costs():
             self._costs.merge(cost)
@@ -298,6 +311,7 @@ class Profile:
             self._experience.put(node_addr, task, learned.copy())
         self.about = {**other.about, **self.about}
         self._seen.clear()
+        self._version += 1
 
     def to_bytes(self) -> bytes:
         """Return the profile as a document, see `document`."""
@@ -353,25 +367,27 @@ class Profile:
         return cls.load(DEFAULT_PATH)
 
     def save(self, path: Path) -> None:
-        """Write a file, as a whole or not at all.
-
-        Raises:
-            ConfigError: it cannot be written; an older one is as it was.
-        """
+        """Write a file as a whole; ConfigError if that cannot be, and an older one is as it was."""
         write_atomically(path, self.to_bytes())
 
     def _look_at(self, node: NodeInfo) -> _Seen:
-        if len(self._seen) >= MAX_NODES:
-            self._seen.clear()
-        seen = self._seen[node.node_addr] = _Seen(node.role, node.services)
+        seen = self._seen.get(node.node_addr)
+        if (
+            seen is None
+            or seen.role != node.role
+            # The same object unless it has changed, mostly; comparing takes longer than predicting.
+            or (seen.services is not node.services and seen.services != node.services)
+        ):
+            if len(self._seen) >= MAX_NODES:
+                self._seen.clear()
+            seen = self._seen[node.node_addr] = _Seen(node.role, node.services)
         return seen
 
     def _predict(self, task: str, model_id: int, pixels: int, node: NodeInfo) -> Cost | None:
         cost = self._costs.prior(task, model_id, pixels, node)
         if cost is None:
             return None
-        learned = self._experience.of(node.node_addr, task) or Learned(self._start(task, node))
-        return learned.applied(cost, model_id, pixels)
+        return self.learned(task, node).applied(cost, model_id, pixels)
 
     def _start(self, task: str, node: NodeInfo) -> float:
         """Return the logarithm of a node's slowdown at a task that it was not seen at."""
@@ -379,17 +395,4 @@ class Profile:
         if log is not None:
             return log
         # What was measured on the node itself was measured with what it grants.
-        return 0.0 if self._costs.has_place(node) else math.log(_granted(task, node))
-
-
-def _granted(task: str, node: NodeInfo) -> float:
-    """Return by how much a worker is slowed down by the share of its cores that a node grants.
-
-    A worker's model runs in one thread, so all that counts is whether the share is a whole core.
-    """
-    service = node.services.get(task)
-    ratios = node.resources.get("cpu_ratio")
-    if service is None or not isinstance(ratios, (list, tuple)):
-        return 1.0
-    cores = service.cpu_util_limit * len(ratios)
-    return min(1.0 / cores, 1000.0) if 0 < cores < 1 else 1.0
+        return 0.0 if self._costs.has_place(node) else math.log(granted(task, node))

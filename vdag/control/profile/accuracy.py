@@ -143,13 +143,29 @@ def assumed_accuracy(
         obj_size: mean area of objects in px^2 at 1080p; None and below 0 for unknown.
         obj_speed: px/s at 1080p; None and below 0 for unknown.
     """
+    ((value,),) = assumed_grid(
+        (pixels,), (fps,), model_id=model_id, obj_size=obj_size, obj_speed=obj_speed
+    )
+    return value
+
+
+def assumed_grid(
+    pixels: Sequence[int],
+    rates: Sequence[float],
+    *,
+    model_id: int = 0,
+    obj_size: float | None = None,
+    obj_speed: float | None = None,
+) -> list[list[float]]:
+    """Return `assumed_accuracy` of all of some sizes, at all of some rates each."""
     speed = _UNKNOWN_SPEED if obj_speed is None or obj_speed < 0 else obj_speed
     size = _UNKNOWN_SIZE if obj_size is None or obj_size < 0 else obj_size
     by_fps, by_height = _row(_BY_SPEED, speed), _row(_BY_SIZE, size)
-    height = _height(pixels) - 350.0
     golden = _saturating(by_fps, GOLDEN_FPS) * _saturating(by_height, 1080.0 - 350.0)
-    found = _saturating(by_fps, fps) * _saturating(by_height, height)
-    return min(found / golden, 1.0) * MODEL_STEP**model_id
+    step = MODEL_STEP**model_id
+    along = [_saturating(by_fps, fps) for fps in rates]
+    heights = (_saturating(by_height, _height(each) - 350.0) for each in pixels)
+    return [[min(value * height / golden, 1.0) * step for value in along] for height in heights]
 
 
 def _row(

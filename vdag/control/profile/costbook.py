@@ -12,7 +12,7 @@ from vdag.errors import ConfigError
 if TYPE_CHECKING:
     from vdag.control.scheduling.events import NodeInfo
 
-__all__ = ["ANY", "CostBook", "CostRow", "nearest_model", "places_of"]
+__all__ = ["ANY", "CostBook", "CostRow", "granted", "nearest_model", "places_of"]
 
 #: The place of what was measured without saying where.
 ANY = ""
@@ -44,6 +44,19 @@ def nearest_model(models: set[int], model_id: int) -> int:
     return min(models, key=lambda known: (abs(known - model_id), known))
 
 
+def granted(task: str, node: NodeInfo) -> float:
+    """Return by how much a worker is slowed down by the share of its cores that a node grants.
+
+    A worker's model runs in one thread, so all that counts is whether the share is a whole core.
+    """
+    service = node.services.get(task)
+    ratios = node.resources.get("cpu_ratio")
+    if service is None or not isinstance(ratios, (list, tuple)):
+        return 1.0
+    cores = service.cpu_util_limit * len(ratios)
+    return min(1.0 / cores, 1000.0) if 0 < cores < 1 else 1.0
+
+
 class CostBook:
     """See the module. A place is a node's address, its ip, a role, or `ANY`."""
 
@@ -51,7 +64,12 @@ class CostBook:
         self._tables: dict[tuple[str, int], dict[str, CostTable]] = {}
         self._models: dict[str, set[int]] = {}
         self._at_place: dict[str, dict[tuple[str, int], None]] = {}
+        #: What `implied` has found since the last cost came, by places.
+        self._implied: dict[tuple[str, ...], float | None] = {}
         self._count = 0
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._models
 
     def __iter__(self) -> Iterator[CostRow]:
         for (task, model_id), places in self._tables.items():
@@ -87,6 +105,7 @@ class CostBook:
             self._count += 1
             self._at_place.setdefault(row.place, {})[row.task, row.model_id] = None
         table.put(row.resolution, row.cost)
+        self._implied.clear()
         self._models.setdefault(row.task, set()).add(row.model_id)
 
     def merge(self, row: CostRow) -> None:
@@ -122,7 +141,18 @@ class CostBook:
         Returns:
             None if nothing was, or nothing that was measured for its role as well.
         """
-        own, ip, *others = places_of(node)
+        if not self.has_place(node):
+            return None
+        # It is asked for with each cost of a node, and each time it would go through all of them.
+        places = places_of(node)
+        if places not in self._implied:
+            if len(self._implied) >= MAX_TABLES:
+                self._implied.clear()
+            self._implied[places] = self._find_implied(places)
+        return self._implied[places]
+
+    def _find_implied(self, places: tuple[str, ...]) -> float | None:
+        own, ip, *others = places
         ratios = []
         for place in (own, ip):
             for key in self._at_place.get(place, ()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from vdag.control.profile.accuracy import (
     AccuracyPoint,
     Surface,
     assumed_accuracy,
+    assumed_grid,
     check_point,
 )
 from vdag.control.profile.costbook import MAX_MODEL_ID, MAX_NAME, nearest_model
@@ -103,6 +104,30 @@ class Accuracies:
                 self._cache.clear()
             found = self._cache[key] = self._judge(key)
         return found
+
+    def grid(
+        self,
+        task: str,
+        model_id: int,
+        resolutions: Sequence[str],
+        rates: Sequence[float],
+        obj_size: float | None,
+        obj_speed: float | None,
+        cam_fps: float | None,
+    ) -> list[list[float]]:
+        """Return `at` of all of some resolutions, at all of some rates each."""
+        if not self._models.get(task):
+            return assumed_grid(
+                [pixels_of(name) for name in resolutions],
+                rates,
+                model_id=model_id,
+                obj_size=_value(_step(obj_size)),
+                obj_speed=_value(_step(obj_speed)),
+            )
+        return [
+            [self.at(task, model_id, name, fps, obj_size, obj_speed, cam_fps) for fps in rates]
+            for name in resolutions
+        ]
 
     def _judge(self, key: Key) -> float:
         task, model_id, resolution, fps, size, speed, cam_fps = key

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 from vdag import _native as native
-from vdag.control.jobs.run import lane_of
+from vdag.control.jobs.lanes import lane_of
 from vdag.control.profile.accuracy import AccuracyPoint, Scene
 from vdag.control.profile.cells import CellKey, CellRecord, Found, SizeRecord, pack
 from vdag.control.profile.costs import MAX_COMPUTE_S, MIN_COMPUTE_S, Cost

@@ -25,6 +25,8 @@ __all__ = ["Parts", "create_app"]
 
 _LIMIT = parameter("limit", "At most so many.", type="integer", minimum=1, maximum=1000)
 _AFTER = parameter("after", "Those that follow this n_loop.", type="integer", minimum=0)
+_FIRST = parameter("first", "From this sequence on.", type="integer", minimum=0)
+_LAST = parameter("last", "Up to this sequence.", type="integer", minimum=0)
 _HISTORY = parameter("history", "Plans to add.", type="integer", minimum=0, maximum=1000)
 _STATE = parameter("state", "Which.", type="string", enum=["all", "live", "over"])
 _BEFORE = parameter("before", "Older than this query.", type="string")
@@ -128,6 +130,8 @@ def _answers(parts: Parts) -> tuple[_Route, ...]:
         _Route("GET", "/query/get_portrait_info/{query_id}", at.get_portrait_info,
                "How a query does against its constraint"),
         _Route("GET", "/query/get_drops/{query_id}", at.get_drops, "Frames lost, by reason"),
+        _Route("GET", "/query/get_packets/{query_id}", at.get_packets, "What became of frames",
+               None, (_FIRST, _LAST)),
         _Route("GET", "/query/explain/{query_id}", at.explain, "Why a query has its plans", None,
                (_LIMIT,)),
         _Route("GET", "/user/sync_job_result/{query_id}", at.get_job_result, "Results, as of old",

@@ -13,6 +13,8 @@ from vdag.control.desk import QueryView
 from vdag.control.queries import documents
 from vdag.control.queries.parts import JSON, Parts, read_number, reply
 from vdag.control.queries.runtimes import average, portrait
+from vdag.control.records.inspection import MAX_INT
+from vdag.control.tracing.sharing import share
 from vdag.errors import Saturated
 
 __all__ = ["Asking"]
@@ -99,6 +101,21 @@ class Asking:
                 "total": sum(counts.values()),
             }
         )
+
+    async def get_packets(self, request: Request, query_id: str) -> Response:
+        """Return what became of frames: rows of whole sequences, and where to go on."""
+        name = self._parts.known(query_id)
+        await self._parts.find(name)
+        first = read_number(request.query_params, "first", 0, 0, MAX_INT) or 0
+        last = read_number(request.query_params, "last", None, 0, MAX_INT)
+
+        def read() -> bytes:
+            log = self._parts.store.log
+            return msgspec.json.encode(
+                log.inspect(lambda look: share(look, name, first=first, last=last))
+            )
+
+        return Response(await self._parts.ask(read), media_type=JSON)
 
     async def explain(self, request: Request, query_id: str) -> Response:
         """Return why a query has its plans: what was known, weighed, foretold, then measured."""

@@ -104,6 +104,19 @@ EXAMPLES: Mapping[str, tuple[Any, Any]] = {
         None,
         {"status": 0, **_NAME, "drops": {"deadline": 3}, "total": 3},
     ),
+    "/query/get_packets/{query_id}": (
+        None,
+        {
+            "status": 0,
+            **_NAME,
+            "session": {"session_id": 1, "name": "GLOBAL_ID_1", "state": "running"},
+            "handlers": [{"handler_id": 1, "name": "face_detection"}],
+            "nodes": [{"node_id": 65536, "name": "edge", "addr": "192.168.56.102"}],
+            "extent": {"rows": 1, "first": 0, "last": 0, "newest": 0},
+            "packets": [[1795302130.75, 1, 1, 0, "start", None, 65536]],
+            "next": None,
+        },
+    ),
     "/query/explain/{query_id}": (
         None,
         {

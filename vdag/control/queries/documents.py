@@ -81,15 +81,9 @@ def planned(view: QueryView) -> Document:
 
 
 def bound_of(view: QueryView) -> Document | None:
-    """Return which bound of a query cannot be kept and by how much, None if all are.
-
-    A look that came too early to say anything does not take back what the plan was made with.
-    """
-    bound = (view.decision.get("latest") or {}).get("bound")
-    if bound is None:
-        measured = view.decision.get("measured") or {}
-        is_kept = measured.get("reports") and measured["within"] == measured["reports"]
-        bound = None if is_kept else (view.decision.get("explanation") or {}).get("bound")
+    """Return which bound of a query is not kept and by how much, None if all are."""
+    told = view.decision.get("latest") or view.decision.get("explanation") or {}
+    bound = told.get("bound")
     return dict(bound) if isinstance(bound, Mapping) else None
 
 
@@ -173,6 +167,7 @@ def listed(record: QueryRecord) -> Document:
         "node_addr": asked.node_addr,
         "video_id": asked.video_id,
         "pipeline": list(asked.dag.get("flow", ())),
+        "dag": asked.dag,
         "user_constraint": asked.constraint,
         "policy": asked.policy,
         "state": record.state,

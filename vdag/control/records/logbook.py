@@ -13,11 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, select
 
 from vdag.control.records import sessions
 from vdag.control.records.event_tables import packet_info
-from vdag.control.records.reports import Packet, Report
+from vdag.control.records.inspection import Inspection
+from vdag.control.records.reports import EVENTS, Packet, Report
 from vdag.control.records.sessions import (
     Handler,
     NewSession,
@@ -31,6 +32,8 @@ from vdag.control.records.writer import Lane, Operation, Writer
 __all__ = ["LogStats", "Logbook"]
 
 _T = TypeVar("_T")
+#: Events of one moment at one handler come in the order in which they can only have been.
+_IN_ORDER = case({event: at for at, event in enumerate(EVENTS)}, value=packet_info.c.event)
 
 
 class Reading(Protocol):
@@ -153,11 +156,20 @@ class Logbook:
         statement = (
             select(packet_info)
             .where(*conditions)
-            .order_by(packet_info.c.sequence, packet_info.c.timestamp, packet_info.c.handler_id)
+            .order_by(
+                packet_info.c.sequence,
+                packet_info.c.timestamp,
+                packet_info.c.handler_id,
+                _IN_ORDER,
+            )
             .limit(limit)
         )
         rows = self._read(lambda at: at.execute(statement).all(), lane=Lane.EVENTS)
         return [Packet(*row) for row in rows]
+
+    def inspect(self, look: Callable[[Inspection], _T]) -> _T:
+        """Return what a look at all that was recorded finds."""
+        return self._read(lambda at: look(Inspection(at)), lane=Lane.EVENTS)
 
     def stats(self) -> LogStats:
         """Return what became of reports."""

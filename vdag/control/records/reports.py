@@ -26,8 +26,8 @@ import msgspec
 
 from vdag.errors import ConfigError
 
-__all__ = ["EVENTS", "GpuSample", "HandlerGpu", "HandlerSample", "NodeSample", "Packet", "Report",
-           "read_owner", "read_report"]  # fmt: skip
+__all__ = ["EVENTS", "GpuSample", "HandlerGpu", "HandlerSample", "NodeSample", "Packet",
+           "PacketRow", "Report", "read_owner", "read_report"]  # fmt: skip
 
 #: In the order in which a packet has them.
 EVENTS = ("recv", "start", "end", "sent")
@@ -125,6 +125,10 @@ class Packet(NamedTuple):
     node_id: int | None = None
 
 
+#: A `Packet`, or the plain tuple of its fields, which is made in a third of the time.
+PacketRow = tuple[float, int, int, int, str, int | None, int | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Rows that are recorded together, or not at all.
@@ -137,7 +141,7 @@ class Report:
         handler_gpus: what these take of all GPUs.
     """
 
-    packets: Sequence[Packet] = ()
+    packets: Sequence[PacketRow] = ()
     nodes: Sequence[NodeSample] = ()
     gpus: Sequence[GpuSample] = ()
     handlers: Sequence[HandlerSample] = ()

@@ -225,8 +225,8 @@ def read_nodes(connection: Connection) -> list[NodeRecord]:
     return [NodeRecord(*row) for row in rows]
 
 
-def read_sessions(connection: Connection, *, limit: int) -> list[SessionRecord]:
-    """Return the newest sessions, oldest first."""
+def read_sessions(connection: Connection, *conditions: Any, limit: int) -> list[SessionRecord]:
+    """Return the newest sessions for which the conditions hold, oldest first."""
     statement: Select[Any] = select(
         session.c.session_id,
         session.c.session_name,
@@ -240,7 +240,7 @@ def read_sessions(connection: Connection, *, limit: int) -> list[SessionRecord]:
         session.c.started_s,
         session.c.stopped_s,
     )
-    newest = statement.order_by(session.c.session_id.desc()).limit(limit)
+    newest = statement.where(*conditions).order_by(session.c.session_id.desc()).limit(limit)
     return [SessionRecord(*row) for row in reversed(connection.execute(newest).all())]
 
 

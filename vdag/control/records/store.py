@@ -23,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from vdag.control.records.ageing import Retention
 from vdag.control.records.foreigners import ForeignNodes
 from vdag.control.records.frames import FrameResult
+from vdag.control.records.journal import Journal
 from vdag.control.records.logbook import Logbook
 from vdag.control.records.opening import open_database
 from vdag.control.records.reading import read_plan, read_queries, read_results
@@ -88,6 +89,7 @@ class Store:
 
     Attributes:
         log: what nodes, sessions and packets did.
+        journal: the same, as our own nodes say it.
         foreigners: nodes that speak only the documented REST.
 
     Raises:
@@ -116,6 +118,7 @@ class Store:
             on_commit=self._wake,
         )
         self.log = Logbook(self._writer, self._ledger, self._read)
+        self.journal = Journal(self._writer, self._ledger)
         self.foreigners = ForeignNodes(self._put, self._read)
 
     def add_query(self, asked: NewQuery) -> Future[str]:

@@ -17,6 +17,7 @@ from vdag.control.records import event_tables
 from vdag.control.records.ageing import Ageing, Retention
 from vdag.control.records.frames import FrameResult
 from vdag.control.records.insertion import insert_new
+from vdag.control.records.names import Names
 from vdag.control.records.numbering import Numbering, Row
 from vdag.control.records.reports import Report
 from vdag.control.records.tables import dropped, plan, query, result
@@ -67,6 +68,7 @@ class Ledger:
 
     Attributes:
         numbering: of results.
+        names: of nodes and sessions.
         written: rows of results that were inserted.
         trim_at_s: when results that are too old are looked for next.
         ageing: of rows of nodes, handlers and packets.
@@ -76,6 +78,7 @@ class Ledger:
     def __init__(self, retention: Retention) -> None:
         self.retention = retention
         self.numbering = Numbering()
+        self.names = Names()
         self.written = 0
         self.trim_at_s = 0.0
         self.ageing = Ageing(retention)
@@ -85,6 +88,7 @@ class Ledger:
     def undo(self) -> None:
         """Forget what a transaction has said that did not come about."""
         self.numbering.forget_all()
+        self.names.forget_all()
 
     def forget(self, number: int) -> None:
         """Forget a query."""

@@ -31,6 +31,7 @@ class Case:
         routes: task to landing, as the host was told last.
         round: of the latest question.
         is_asked: that question is open.
+        asked_ns: when it was asked.
         cause: of that question.
         pending: cause of the next question, which is to follow the open one; empty for none.
         failures: questions in a row that got no plan.
@@ -38,6 +39,7 @@ class Case:
         runtime: what the job measured last.
         is_fresh: it was measured since the latest question, and under the plan in force.
         measured: number of the plan under which it was measured, 0 for none.
+        alarm: what of it could not wait, see `alarms`; empty for nothing.
         memory: what the policy wants to be told with the next question.
         dag: the documents' form of the graph, made once.
         story: the latest events.
@@ -53,6 +55,7 @@ class Case:
     routes: Mapping[str, str] = field(default_factory=dict)
     round: int = 0
     is_asked: bool = False
+    asked_ns: int = 0
     cause: str = ""
     pending: str = ""
     failures: int = 0
@@ -60,6 +63,7 @@ class Case:
     runtime: Mapping[str, Any] = field(default_factory=dict)
     is_fresh: bool = False
     measured: int = 0
+    alarm: str = ""
     memory: Mapping[str, Any] = field(default_factory=dict)
     dag: Mapping[str, Any] = field(default_factory=dict)
     story: deque[str] = field(default_factory=lambda: deque(maxlen=STORY))

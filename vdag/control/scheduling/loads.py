@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from vdag.control.profile import Profile
+from vdag.control.scheduling.branching import branches_of
 from vdag.control.scheduling.cases import Case
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.surroundings import NO_LOAD, TaskLoad
 
 __all__ = ["Loads"]
 
+#: A node and a task.
+Place = tuple[str, str]
 #: Workers that one query may claim of a task: what is more is no measurement.
 MOST = 1e3
+#: Bytes per second that one query may claim of an uplink.
+MOST_SENT = 1e11
 #: Of a task that nobody has measured anywhere.
 UNKNOWN_S = 0.05
+#: What rounding leaves where nothing is taken.
+LEAST = 1e-9
 
 
 class Loads:
@@ -37,23 +45,39 @@ class Loads:
         self._busy: dict[tuple[str, str], float] = {}
         self._queries: dict[tuple[str, str], int] = {}
         self._node_busy: dict[str, float] = {}
+        self._node_queries: Counter[str] = Counter()
+        #: Query to what it sends to other nodes: by sender, bytes per second.
+        self._sends: dict[str, dict[str, float]] = {}
+        self._sent: dict[str, float] = {}
+        self._senders: Counter[str] = Counter()
 
     def update(self, case: Case) -> None:
         """Count anew what a query takes: its plan or its runtime has changed."""
-        self.remove(case.query_id)
         if case.plan is None or case.state.is_final or case.suspended:
+            self.remove(case.query_id)
             return
+        before = self._claims.get(case.query_id, {})
         claims = self._claims[case.query_id] = {
             (placement.node_addr, task): self._claim(case, task)
             for task, placement in case.plan.flow_mapping.items()
         }
+        # In one step each: what has hardly changed leaves the nodes in their order.
+        for place, busy in before.items():
+            if place not in claims:
+                self._add(place, -busy, -1)
         for place, busy in claims.items():
-            self._add(place, busy, 1)
+            self._add(place, busy - before.get(place, 0.0), int(place not in before))
+        if claims.keys() != before.keys():
+            self._count(before, claims)
+        self._send(case.query_id, self._traffic(case))
 
     def remove(self, query_id: str) -> None:
         """Count a query no longer."""
-        for place, busy in self._claims.pop(query_id, {}).items():
+        claims = self._claims.pop(query_id, {})
+        for place, busy in claims.items():
             self._add(place, -busy, -1)
+        self._count(claims, {})
+        self._send(query_id, {})
 
     def of_others(self, query_id: str, node_addr: str, task: str) -> TaskLoad:
         """Return what all queries but one take of a task on a node."""
@@ -74,7 +98,26 @@ class Loads:
         own = sum(
             busy for (name, _), busy in self._claims.get(query_id, {}).items() if name == node_addr
         )
-        return max(self._node_busy.get(node_addr, 0.0) - own, 0.0)
+        rest = self._node_busy.get(node_addr, 0.0) - own
+        return rest if rest > LEAST else 0.0
+
+    def node_queries(self, query_id: str, node_addr: str) -> int:
+        """Return how many queries but one have any task on a node."""
+        own = any(name == node_addr for name, _ in self._claims.get(query_id, ()))
+        return self._node_queries[node_addr] - own
+
+    def sent_by(self, query_id: str, node_addr: str) -> TaskLoad:
+        """Return how many queries but one send frames from a node, and their bytes per second."""
+        own = self._sends.get(query_id, {}).get(node_addr)
+        queries = self._senders[node_addr] - (own is not None)
+        if not queries:
+            return NO_LOAD
+        return TaskLoad(queries, max(self._sent[node_addr] - (own or 0.0), 0.0))
+
+    def sent(self, query_id: str) -> dict[str, TaskLoad]:
+        """Return all that others send, by sender; O(nodes)."""
+        found = {name: self.sent_by(query_id, name) for name in self._senders}
+        return {name: load for name, load in found.items() if load.queries}
 
     def by_node(self, query_id: str) -> dict[str, dict[str, TaskLoad]]:
         """Return all that others take, by node and task; O(places)."""
@@ -106,6 +149,50 @@ class Loads:
         objects = _number(case.runtime.get("obj_n")) or 0.0
         return cost.compute_s + cost.per_object_s * objects
 
+    def _count(self, before: Mapping[Place, float], claims: Mapping[Place, float]) -> None:
+        """Count a query once at each node where it has a task."""
+        for name in {name: None for name, _ in before}:
+            self._node_queries[name] -= 1
+            if not self._node_queries[name]:
+                del self._node_queries[name]
+        for name in {name: None for name, _ in claims}:
+            self._node_queries[name] += 1
+
+    def _traffic(self, case: Case) -> dict[str, float]:
+        """Return what a query sends from node to node: by sender, bytes per second."""
+        plan, found = case.plan, dict[str, float]()
+        assert plan is not None, "only a plan sends anything"
+        if all(place.node_addr == case.host for place in plan.flow_mapping.values()):
+            return found
+        conf = plan.video_conf
+        known = case.runtime.get("data_trans_size") if case.is_measured else None
+        known = known if isinstance(known, Mapping) else {}
+        tasks = tuple(plan.flow_mapping)
+        for branch in branches_of(tasks, case.dag):
+            sender = case.host
+            for index in branch:
+                receiver = plan.flow_mapping[tasks[index]].node_addr
+                if receiver != sender:
+                    nbytes = _number(known.get(tasks[index]))
+                    if not nbytes:
+                        nbytes = self._profile.frame_nbytes(conf.resolution, conf.encoder)
+                    found[sender] = found.get(sender, 0.0) + min(conf.fps * nbytes, MOST_SENT)
+                sender = receiver
+        return found
+
+    def _send(self, query_id: str, traffic: dict[str, float]) -> None:
+        before = self._sends.pop(query_id, {})
+        for sender, nbytes in before.items():
+            self._senders[sender] -= 1
+            self._sent[sender] -= nbytes
+            if not self._senders[sender]:
+                del self._senders[sender], self._sent[sender]
+        if traffic:
+            self._sends[query_id] = traffic
+        for sender, nbytes in traffic.items():
+            self._senders[sender] += 1
+            self._sent[sender] = self._sent.get(sender, 0.0) + nbytes
+
     def _add(self, place: tuple[str, str], busy: float, queries: int) -> None:
         node_addr = place[0]
         left = self._queries.get(place, 0) + queries
@@ -116,7 +203,7 @@ class Loads:
             del self._queries[place]
             self._busy.pop(place, None)  # with what rounding has left of it
         self._node_busy[node_addr] = self._node_busy.get(node_addr, 0.0) + busy
-        if self._node_busy[node_addr] < 1e-9:
+        if self._node_busy[node_addr] < LEAST:
             del self._node_busy[node_addr]
         self._nodes.set_taken(node_addr, place[1], self.total(*place))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from vdag.control.scheduling.alarms import alarm_of
 from vdag.control.scheduling.cases import Case
 from vdag.control.scheduling.consequences import (
     CheckDue,
@@ -120,6 +121,9 @@ class Moves(Steps):
         if event.plan_number in (0, case.plan.number):
             case.runtime, case.measured, case.is_fresh = event.runtime, case.plan.number, True
             self._loads.update(case)
+            before, case.alarm = case.alarm, alarm_of(case)
+            if case.alarm and case.alarm != before and not case.failures:
+                self._hurry(case, event.now_ns)
         self._runs(case)
 
     def _follow(self, case: Case, event: JobReported) -> None:

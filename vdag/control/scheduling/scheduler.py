@@ -89,6 +89,7 @@ from vdag.control.scheduling.moves import Moves
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.placing import find_lost
 from vdag.control.scheduling.settings import SchedulerSettings
+from vdag.control.scheduling.surroundings import Survey
 from vdag.control.scheduling.timers import Timers
 from vdag.plan import Plan
 
@@ -131,7 +132,7 @@ class Scheduler:
         self._settings = settings or SchedulerSettings()
         self._nodes = Nodes()
         profile = Profile() if profile is None else profile
-        loads = Loads(self._nodes, profile)
+        self._loads = loads = Loads(self._nodes, profile)
         self._cases = Cases(self._settings.remembered)
         #: Of queries; when nodes will have been silent for too long is apart, to be seen first.
         self._timers = Timers()
@@ -175,6 +176,12 @@ class Scheduler:
     def nodes(self) -> tuple[NodeInfo, ...]:
         """Return the live nodes, in the order in which they joined."""
         return self._nodes.alive()
+
+    def survey(self, query_id: str = "") -> Survey:
+        """Return how the live nodes are, and what queries take of them but for one; O(nodes)."""
+        nodes = self._nodes.alive()
+        busy = {node.node_addr: self._loads.node_busy(query_id, node.node_addr) for node in nodes}
+        return Survey(nodes, self._nodes.bandwidth(), busy)
 
     def state_of(self, query_id: str) -> QueryState | None:
         """Return a query's state, None if it is unknown: it never was, or was long ago."""

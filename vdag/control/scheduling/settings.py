@@ -19,6 +19,7 @@ class SchedulerSettings:
 
     Attributes:
         period_s: between two looks at a query whose runtime goes on coming.
+        alarm_s: likewise at the least where the runtime says that something has happened.
         policy_timeout_s: for the answer to a question.
         node_timeout_s: after which a silent node is lost. The re-placing of its tasks starts then,
             so nodes should report several times within it.
@@ -31,6 +32,7 @@ class SchedulerSettings:
     """
 
     period_s: float = 2.0
+    alarm_s: float = 0.5
     policy_timeout_s: float = 1.0
     node_timeout_s: float = 2.5
     pull_timeout_s: float = 12.0
@@ -49,6 +51,11 @@ class SchedulerSettings:
     def period_ns(self) -> int:
         """`period_s` in nanoseconds."""
         return round(self.period_s * _NS)
+
+    @property
+    def alarm_ns(self) -> int:
+        """`alarm_s` in nanoseconds."""
+        return round(self.alarm_s * _NS)
 
     @property
     def policy_timeout_ns(self) -> int:

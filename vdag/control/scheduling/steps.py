@@ -87,7 +87,7 @@ class Steps:
             case.pending = case.pending or cause
             return
         case.round += 1
-        case.is_asked, case.cause, case.pending = True, cause, ""
+        case.is_asked, case.asked_ns, case.cause, case.pending = True, now_ns, cause, ""
         case.is_fresh, case.version = False, self._nodes.version
         self._timers.cancel(("period", case.query_id))
         self._timers.set("answer", case.query_id, now_ns + self._settings.policy_timeout_ns)
@@ -103,6 +103,11 @@ class Steps:
         doublings = min(case.failures, MAX_DOUBLINGS)
         due_ns = now_ns + (self._settings.period_ns << doublings)
         self._timers.set("period", case.query_id, due_ns)
+
+    def _hurry(self, case: Case, now_ns: int) -> None:
+        """Look at a query sooner than after its period, though not sooner than after a moment."""
+        due_ns = max(now_ns, case.asked_ns + self._settings.alarm_ns)
+        self._timers.hasten("period", case.query_id, due_ns)
 
     def _fail(self, case: Case, reason: str, now_ns: int) -> None:
         case.failures += 1
@@ -139,7 +144,7 @@ class Steps:
     def _enforce(self, case: Case, plan: Plan, cause: str) -> None:
         numbered = plan.numbered(case.next_number)
         case.next_number += 1
-        case.is_fresh = False
+        case.is_fresh, case.alarm = False, ""
         self._cases.place(case, numbered)
         self._loads.update(case)
         self._out.append(RecordPlan(case.query_id, numbered, cause))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from vdag.control.profile import Profile
 from vdag.control.scheduling.events import NodeInfo
 
-__all__ = ["COUNT", "NO_LOAD", "Snapshot", "Surroundings", "TaskLoad"]
+__all__ = ["COUNT", "NO_LOAD", "Snapshot", "Surroundings", "Survey", "TaskLoad"]
 
 #: Nodes of each kind that `candidates` returns.
 COUNT = 4
@@ -33,6 +33,20 @@ class TaskLoad(NamedTuple):
 
 
 NO_LOAD = TaskLoad(0, 0.0)
+
+
+class Survey(NamedTuple):
+    """The live nodes at one moment, for whoever places more than one query's tasks.
+
+    Attributes:
+        nodes: in the order in which they joined.
+        links: `node_addr` to `node_addr` to bytes per second, as far as measured.
+        busy: `node_addr` to the workers that queries keep busy there, on average.
+    """
+
+    nodes: tuple[NodeInfo, ...]
+    links: Mapping[str, Mapping[str, float]]
+    busy: Mapping[str, float]
 
 
 @runtime_checkable
@@ -83,6 +97,12 @@ class Surroundings(Protocol):
     def node_busy(self, node_addr: str) -> float:
         """Return how many workers of any task other queries keep busy on a node."""
 
+    def node_queries(self, node_addr: str) -> int:
+        """Return how many other queries have any task on a node."""
+
+    def sent_by(self, node_addr: str) -> TaskLoad:
+        """Return how many other queries send frames from a node to others, and bytes per second."""
+
     def snapshot(self) -> Snapshot:
         """Return them as they are now, to be sent to another process; O(nodes)."""
 
@@ -97,6 +117,7 @@ class Snapshot:
         states: see `node_state`.
         links: see `bandwidth`.
         loads: `node_addr` to task to what other queries take.
+        sent: `node_addr` to how many other queries send frames from there, and bytes per second.
     """
 
     around: tuple[NodeInfo, ...]
@@ -104,6 +125,7 @@ class Snapshot:
     states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     links: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     loads: Mapping[str, Mapping[str, TaskLoad]] = field(default_factory=dict)
+    sent: Mapping[str, TaskLoad] = field(default_factory=dict)
 
     @property
     def host(self) -> NodeInfo:
@@ -163,6 +185,14 @@ class Snapshot:
     def node_busy(self, node_addr: str) -> float:
         """See `Surroundings.node_busy`."""
         return sum(load.busy for load in self.loads.get(node_addr, {}).values())
+
+    def node_queries(self, node_addr: str) -> int:
+        """See `Surroundings.node_queries`; the least that it can be, by the tasks."""
+        return max((load.queries for load in self.loads.get(node_addr, {}).values()), default=0)
+
+    def sent_by(self, node_addr: str) -> TaskLoad:
+        """See `Surroundings.sent_by`."""
+        return self.sent.get(node_addr, NO_LOAD)
 
     def snapshot(self) -> Snapshot:
         """Return itself."""

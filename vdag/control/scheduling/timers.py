@@ -33,6 +33,11 @@ class Timers:
         self._due[kind, key] = due_ns
         heapq.heappush(self._heap, (due_ns, (kind, key)))
 
+    def hasten(self, kind: str, key: str, due_ns: int) -> None:
+        """Have `(kind, key)` fall due at `due_ns` if it is set, and to a later time."""
+        if self._due.get((kind, key), due_ns) > due_ns:
+            self.set(kind, key, due_ns)
+
     def cancel(self, *names: Name) -> None:
         """Have these not fall due; none need be set."""
         for name in names:

@@ -88,11 +88,24 @@ class LiveSurroundings:
         """See `Surroundings.node_busy`."""
         return self._loads.node_busy(self._case.query_id, node_addr)
 
+    def node_queries(self, node_addr: str) -> int:
+        """See `Surroundings.node_queries`."""
+        return self._loads.node_queries(self._case.query_id, node_addr)
+
+    def sent_by(self, node_addr: str) -> TaskLoad:
+        """See `Surroundings.sent_by`."""
+        return self._loads.sent_by(self._case.query_id, node_addr)
+
     def snapshot(self) -> Snapshot:
         """Return them as they are now, to be sent to another process; O(nodes)."""
-        loads = self._loads.by_node(self._case.query_id)
+        query_id = self._case.query_id
         return Snapshot(
-            self.nodes(), self.resource_info(), self.node_state(), self.bandwidth(), loads
+            self.nodes(),
+            self.resource_info(),
+            self.node_state(),
+            self.bandwidth(),
+            self._loads.by_node(query_id),
+            self._loads.sent(query_id),
         )
 
     def _fit(

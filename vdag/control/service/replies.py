@@ -153,7 +153,9 @@ def _outputs(outputs: Outputs, form: PictureForm) -> dict[str, Any]:
 
 
 def _picture(pixels: Any, form: PictureForm) -> Any:
-    jpeg = native.jpeg.encode(np.ascontiguousarray(pixels), quality=JPEG_QUALITY)
+    array = np.ascontiguousarray(pixels)
+    is_jpeg = array.ndim == 1  # of the handler that encodes
+    jpeg = array.tobytes() if is_jpeg else native.jpeg.encode(array, quality=JPEG_QUALITY)
     if form == "binary":
         return jpeg
     if form == "base64":

@@ -78,7 +78,7 @@ class Staff:
     ) -> None:
         self._exchange, self._pool, self._sampler, self._limits = exchange, pool, sampler, limits
         self._options = dict(options)
-        self._variants = variants or {task: of_task(task, options[task]) for task in options}
+        self._variants = dict(variants or {task: of_task(task, options[task]) for task in options})
         self._models = models
         self._changes = threading.Lock()
         self._pids: dict[int, str] = {}
@@ -104,7 +104,7 @@ class Staff:
 
     def models(self, task: str) -> tuple[int, ...]:
         """Return the `model_id`s that plans can choose among for a task of the node."""
-        return tuple(self._variants[task])
+        return tuple(self._variants.get(task, ()))
 
     @property
     def fault(self) -> str:
@@ -179,6 +179,22 @@ class Staff:
             self._pool.remove(task, 1)
             self._counts = self._pool.counts()
             return self._counts[task].wanted
+
+    def adopt(self, task: str, options: TaskOptions) -> None:
+        """Count a task as one of the node's; its workers, which are the pool's, serve."""
+        with self._changes:
+            # Whole mappings are put in place of those before: others may be looking at them.
+            self._variants = {**self._variants, task: of_task(task, options)}
+            self._options = {**self._options, task: options}
+            self._refresh()
+
+    def disown(self, task: str) -> None:
+        """Count a task as the node's no more; harmless if it is not."""
+        with self._changes:
+            self._options = {name: each for name, each in self._options.items() if name != task}
+            self._variants = {name: each for name, each in self._variants.items() if name != task}
+            self._own.pop(task, None)
+            self._refresh()
 
     def limit_task(self, task: str, limit: Limit) -> None:
         """Limit the workers of a task, those that are still to come as well.

@@ -9,6 +9,7 @@ from collections import Counter
 
 from vdag.control.policies import Policy
 from vdag.control.profile import Profile
+from vdag.control.profile.refining import Refinement
 from vdag.control.scheduling.events import (
     Event,
     NodeJoined,
@@ -18,6 +19,7 @@ from vdag.control.scheduling.events import (
     QueryInfo,
     QueryStopped,
     QuerySubmitted,
+    RuntimeReported,
     Tick,
 )
 from vdag.control.scheduling.instructions import (
@@ -56,7 +58,7 @@ class Control:
         policy: who plans all queries.
         world: what the orders act upon.
         agenda: the time.
-        profile: what policies know; the scheduler refines it.
+        profile: what policies know; what jobs report refines it.
 
     Attributes:
         plans: query to its plans: when each came into force, and what it is.
@@ -69,6 +71,7 @@ class Control:
         self._scenario, self._policy, self._world, self._agenda = scenario, policy, world, agenda
         settings = SchedulerSettings(period_s=scenario.period_s)
         self.scheduler = Scheduler(settings, profile)
+        self._refinement = Refinement(profile, self.scheduler)
         self._landings = {info.landing: addr for addr, info in world.infos().items()}
         self._addresses = scenario.addresses()
         self._tick_ns: int | None = None
@@ -148,7 +151,17 @@ class Control:
         if not self.scheduler.is_alive(node_addr):
             self._tell(NodeJoined(self._agenda.now_ns, self._world.infos()[node_addr]))
         for event in self._world.report(node_addr):
+            if isinstance(event, RuntimeReported):
+                self._learn(event)
             self._tell(event)
+
+    def _learn(self, event: RuntimeReported) -> None:
+        """Refine what is known of tasks and nodes, as a controller does."""
+        start_s = time.perf_counter()
+        plan = self.scheduler.plan_of(event.query_id)
+        if plan is not None and event.plan_number in (0, plan.number):
+            self._refinement.learn(plan, event.runtime)
+        self._scheduler_s += time.perf_counter() - start_s
 
     def _tell(self, event: Event) -> None:
         """Tell the scheduler of an event, and see to what it wants done."""

@@ -167,13 +167,14 @@ def _transfers(
         home_s = each.runtime.get("home_delay", 0.0)
         if plan is None or not isinstance(sizes, Mapping) or not isinstance(parts, Mapping):
             continue
-        before = trace.node_addr
-        for task, place in plan.flow_mapping.items():
-            addr = place.node_addr or trace.node_addr
-            if addr != before and _is_above_0(sizes.get(task)) and _is_above_0(parts.get(task)):
-                ends = (before, addr) if before < addr else (addr, before)
-                yield plan.video_conf, ends, parts[task] + home_s, float(sizes[task])
-            before = addr
+        for branch in trace.branches:
+            before = trace.node_addr
+            for task in branch:
+                addr = plan.flow_mapping[task].node_addr or trace.node_addr
+                if addr != before and _is_above_0(sizes.get(task)) and _is_above_0(parts.get(task)):
+                    ends = (before, addr) if before < addr else (addr, before)
+                    yield plan.video_conf, ends, parts[task] + home_s, float(sizes[task])
+                before = addr
 
 
 def _fit(found: Sequence[tuple[float, float]]) -> tuple[float, float]:

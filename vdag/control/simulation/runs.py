@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from vdag.control.jobs.sniffing.sightings import FULL_HD, Objects, Sighting
-from vdag.control.jobs.sniffing.window import Window
 from vdag.control.simulation.agenda import Agenda
 from vdag.control.simulation.books import Ledger
 from vdag.control.simulation.scenario import QuerySpec
 from vdag.control.simulation.scenes import Scene, View
+from vdag.control.sniffing.sightings import FULL_HD, Objects, Sighting
+from vdag.control.sniffing.window import Window
 from vdag.itinerary import HOME, Itinerary
 from vdag.job.homecoming import Homecoming
 from vdag.job.parts import Times, parts_of
@@ -110,7 +110,7 @@ class Run:
         # Cameras are not in step with each other.
         self._phase = scene.phase
         self._is_due = self._is_held = False
-        self._window = Window(WINDOW_FRAMES, WINDOW_S)
+        self._window = Window(WINDOW_FRAMES, WINDOW_S, shifts=True)
         self._has_news = False
         self.plan: Plan | None = None
         self.taken = 0

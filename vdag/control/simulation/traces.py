@@ -7,13 +7,17 @@ explain best how long frames were under way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from vdag.control.simulation.reading import reworded
-from vdag.errors import ConfigError, PlanError
+from vdag.errors import ConfigError, GraphError, PlanError
+from vdag.graph import Graph
+from vdag.itinerary import branches
 from vdag.plan import Plan
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "TracePlan",
     "TraceRuntime",
     "TraceStates",
+    "joined",
     "read_trace",
     "write_trace",
 ]
@@ -120,6 +125,16 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
         """Its tasks, in their order."""
         return tuple(self.dag.get("flow", ()))
 
+    @property
+    def branches(self) -> tuple[tuple[str, ...], ...]:
+        """Its tasks by branch; without inputs that say otherwise each follows the one before.
+
+        Raises:
+            GraphError: the graph makes no sense.
+        """
+        graph = Graph.from_dag(self.dag)
+        return branches(graph) if graph.edges else (graph.tasks,)
+
     def confs(self) -> dict[int, Plan]:
         """Return number to plan.
 
@@ -135,6 +150,59 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
             }
         except PlanError as err:
             raise ConfigError(f"trace of {self.query_id}: {err}") from err
+
+
+def joined(traces: Sequence[Trace]) -> Trace:
+    """Return traces of queries that did the same, as one of a query with all of their plans.
+
+    Times go on from trace to trace, and plans are numbered anew.
+
+    Raises:
+        ConfigError: there is none, or they differ in their graphs or in the node of the video.
+    """
+    if not traces:
+        raise ConfigError("there is no trace to join")
+    first, parts, begin_s, next_number = traces[0], [], 0.0, 1
+    for trace in traces:
+        if (trace.dag, trace.node_addr) != (first.dag, first.node_addr):
+            raise ConfigError(f"traces of {first.query_id} and {trace.query_id} are of other tasks")
+        numbers = {plan.number: next_number + i for i, plan in enumerate(trace.plans)}
+        parts.append(_moved(trace, begin_s, numbers))
+        begin_s, next_number = begin_s + trace.duration_s, next_number + len(numbers)
+    return replace(
+        first,
+        duration_s=begin_s,
+        plans=tuple(plan for part in parts for plan in part.plans),
+        frames=tuple(frame for part in parts for frame in part.frames),
+        runtimes=tuple(each for part in parts for each in part.runtimes),
+        states=tuple(each for part in parts for each in part.states),
+    )
+
+
+def _moved(trace: Trace, begin_s: float, numbers: Mapping[int, int]) -> Trace:
+    """Return a trace that begins later, under other numbers; what has none of them is left out."""
+
+    def runtime(each: TraceRuntime) -> dict[str, Any]:
+        return {**each.runtime, "plan_number": numbers[each.runtime["plan_number"]]}
+
+    return replace(
+        trace,
+        plans=tuple(
+            replace(plan, at_s=plan.at_s + begin_s, number=numbers[plan.number])
+            for plan in trace.plans
+        ),
+        frames=tuple(
+            replace(frame, at_s=frame.at_s + begin_s, plan=numbers[frame.plan])
+            for frame in trace.frames
+            if frame.plan in numbers
+        ),
+        runtimes=tuple(
+            TraceRuntime(each.at_s + begin_s, runtime(each))
+            for each in trace.runtimes
+            if each.runtime.get("plan_number") in numbers
+        ),
+        states=tuple(replace(each, at_s=each.at_s + begin_s) for each in trace.states),
+    )
 
 
 def read_trace(path: Path) -> Trace:
@@ -157,6 +225,10 @@ def read_trace(path: Path) -> Trace:
         raise ConfigError(f"{path}: version {trace.version} is unknown, expected 1")
     if not trace.plans or not trace.frames or not trace.tasks:
         raise ConfigError(f"{path} has {len(trace.plans)} plans and {len(trace.frames)} frames")
+    try:
+        assert trace.branches, "there is a task"
+    except GraphError as err:
+        raise ConfigError(f"{path}: {err}") from err
     return trace
 
 

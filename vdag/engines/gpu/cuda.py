@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from vdag.engines.gpu import driver_calls
 from vdag.engines.gpu.device import Device, Event, Graph, Stream
+from vdag.engines.gpu.pages import Registrations
 from vdag.engines.gpu.pictures import BLOCK, KERNELS, Launch
 from vdag.errors import EngineError, EngineUnavailable
 
@@ -36,6 +37,8 @@ ARGUMENTS = "PP" + "i" * 3 + "f" * 9
 
 _lock = threading.Lock()
 _devices: dict[int, CudaDevice] = {}
+#: Pages are locked for all devices at once.
+_registrations = Registrations(driver_calls.register, driver_calls.unregister)
 # A context that is let go after the driver has shut down ends the process with a message.
 atexit.register(_devices.clear)
 
@@ -103,6 +106,7 @@ class CudaDevice:
         self.compute_capability = tuple(device.compute_capability())
         self.nbytes = int(device.total_memory())
         self.integrated = bool(device.get_attribute(self._pycuda.device_attribute.INTEGRATED))
+        self.registrations = _registrations
         self._kernels: dict[str, Any] = {}
 
     @contextlib.contextmanager
@@ -126,6 +130,10 @@ class CudaDevice:
             flags |= int(self._pycuda.event_flags.DISABLE_TIMING)
         event: Event = self._pycuda.Event(flags)
         return event
+
+    def free_nbytes(self) -> int:
+        """Return how much of its memory nobody has taken, in this process or another."""
+        return int(self._pycuda.mem_get_info()[0])
 
     def allocate(self, nbytes: int) -> Memory:
         """Take device memory."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vdag.errors import EngineUnavailable
 
 if TYPE_CHECKING:
+    from vdag.engines.gpu.pages import Registrations
     from vdag.engines.gpu.pictures import Launch
 
 __all__ = ["Device", "DeviceMemory", "Event", "Graph", "Stream", "device_number", "open_device"]
@@ -30,6 +31,9 @@ class Stream(Protocol):
 
     def synchronize(self) -> None:
         """Wait until all work given so far is done."""
+
+    def wait_for_event(self, event: Any) -> None:
+        """Have the work given from now on wait for an event of any stream."""
 
 
 class Event(Protocol):
@@ -80,6 +84,7 @@ class Device(Protocol):
         compute_capability: major and minor.
         nbytes: its memory.
         integrated: its memory is the host's, as on Jetson: pictures need not be copied to it.
+        registrations: the pages of this process that are locked by `register`; of all devices.
     """
 
     index: int
@@ -87,6 +92,7 @@ class Device(Protocol):
     compute_capability: tuple[int, int]
     nbytes: int
     integrated: bool
+    registrations: Registrations
 
     def active(self) -> AbstractContextManager[None]:
         """Make the device this thread's current one; may be nested."""
@@ -96,6 +102,9 @@ class Device(Protocol):
 
     def event(self, *, timed: bool = False) -> Event:
         """Make an event; one that is not `timed` costs less."""
+
+    def free_nbytes(self) -> int:
+        """Return how much of its memory nobody has taken."""
 
     def allocate(self, nbytes: int) -> DeviceMemory:
         """Take device memory.

@@ -20,15 +20,26 @@ from numpy.typing import NDArray
 
 from vdag._native import Placement
 from vdag.engines.base import EngineStats, InputBuffers, TensorSpec
+from vdag.engines.begun import Begun
 from vdag.engines.gpu.device import Device
 from vdag.engines.gpu.lanes import Lanes, Pending
-from vdag.engines.gpu.pictures import KERNELS, Preparation
+from vdag.engines.gpu.pictures import KERNELS, Picture, Preparation
 from vdag.errors import ConfigError, EngineError
 
-__all__ = ["Finished", "LaneEngine", "PictureEngine", "in_turn", "is_planar", "page_locked"]
+__all__ = [
+    "Finished",
+    "FromPictures",
+    "LaneEngine",
+    "PictureEngine",
+    "in_turn",
+    "is_planar",
+    "page_locked",
+]
 
 
 Part = TypeVar("Part")
+#: Outputs by name, and where each picture landed.
+FromPictures = tuple[dict[str, NDArray[Any]], list[Placement]]
 
 
 class PictureEngine(Protocol):
@@ -40,7 +51,7 @@ class PictureEngine(Protocol):
 
     def infer_pictures(
         self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
-    ) -> tuple[dict[str, NDArray[Any]], list[Placement]]:
+    ) -> FromPictures:
         """Prepare pictures and run the model on them.
 
         Args:
@@ -55,6 +66,34 @@ class PictureEngine(Protocol):
             ConfigError: the model has no such input, or its shape does not fit.
             EngineError: the model failed, or the engine is closed.
         """
+
+    def submit_pictures(
+        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
+    ) -> Begun[FromPictures]:
+        """Begin what `infer_pictures` does; the pictures stay as they are until it is finished.
+
+        Two may have begun before the result of the first is taken.
+
+        Raises:
+            Exception: as `infer_pictures` raises; what fails later, `result` raises.
+        """
+
+    def lock_pages(self, address: int, nbytes: int) -> bool:
+        """Page-lock memory that pictures will lie in, so that they need no copy on the host.
+
+        Args:
+            address: of its first byte, at a page's begin.
+            nbytes: its length; mapped until the engine is closed, or `unlock_pages`.
+
+        Returns:
+            Whether it is locked; if not, all works as before.
+
+        Raises:
+            ConfigError: it is not whole pages, or overlaps what is locked.
+        """
+
+    def unlock_pages(self, address: int) -> None:
+        """Undo it, before that memory goes; nothing happens if it was not locked."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,15 +153,23 @@ class LaneEngine:
         self._count(_items(self.inputs, inputs), start_ns)
         return outputs
 
-    def infer_pictures(
-        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
-    ) -> tuple[dict[str, NDArray[Any]], list[Placement]]:
+    def infer_pictures(self, pictures: Sequence[Picture], preparation: Preparation) -> FromPictures:
         """Prepare pictures and run the model on them; see `PictureEngine`."""
-        start_ns = time.perf_counter_ns()
+        return self.submit_pictures(pictures, preparation).result()
+
+    def submit_pictures(
+        self, pictures: Sequence[Picture], preparation: Preparation
+    ) -> Begun[FromPictures]:
+        """Begin what `infer_pictures` does; see `PictureEngine`."""
+        start_ns, count = time.perf_counter_ns(), len(pictures)
         pending = self.begin_pictures(pictures, preparation)
-        outputs = pending.result()
-        self._count(len(pictures), start_ns)
-        return outputs, pending.placements
+
+        def finish() -> FromPictures:
+            outputs = pending.result()
+            self._count(count, start_ns)
+            return outputs, pending.placements
+
+        return Begun(finish)
 
     def begin(self, inputs: Mapping[str, NDArray[Any]]) -> Pending:
         """Begin what `infer` does; the caller takes the result, and keeps the arrays till then.
@@ -137,9 +184,7 @@ class LaneEngine:
             spec.check(inputs[spec.name])
         return self.lanes.begin_arrays(inputs)
 
-    def begin_pictures(
-        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
-    ) -> Pending:
+    def begin_pictures(self, pictures: Sequence[Picture], preparation: Preparation) -> Pending:
         """Begin what `infer_pictures` does; likewise."""
         self._refuse_closed()
         if not self.takes_pictures:
@@ -161,7 +206,7 @@ class LaneEngine:
                 pending.result()
 
     def lock_pages(self, address: int, nbytes: int) -> bool:
-        """Page-lock shared memory that pictures will lie in; see `LockedPages.lock`."""
+        """Page-lock shared memory that pictures will lie in; see `PictureEngine`."""
         with self._lock:
             return self.lanes.pages.lock(address, nbytes)
 

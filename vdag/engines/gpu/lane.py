@@ -18,7 +18,17 @@ from vdag.engines.base import TensorSpec
 from vdag.engines.gpu.device import Device, DeviceMemory, Event, Stream
 from vdag.engines.gpu.outputs import OutputPool
 from vdag.engines.gpu.pages import LockedPages
-from vdag.engines.gpu.pictures import ITEM, Launch, Preparation, check_picture, place, room, spread
+from vdag.engines.gpu.pictures import (
+    ITEM,
+    DevicePicture,
+    Launch,
+    Picture,
+    Preparation,
+    place,
+    room,
+    size_of,
+    spread,
+)
 
 __all__ = ["Compute", "DeviceTensor", "Lane", "Times"]
 
@@ -166,13 +176,13 @@ class Lane:
         return self._compute(tensors)
 
     def begin_pictures(
-        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
+        self, pictures: Sequence[Picture], preparation: Preparation
     ) -> tuple[dict[str, NDArray[Any]], list[Placement]]:
         """Start a batch of pictures; return what its outputs will be in, and the placements."""
         (spec,) = self.compute.inputs
         self._mark(0)
         items, placements = self._items_of(pictures, preparation)
-        self._upload(pictures, items)
+        self._bring(pictures, items)
         table = self._items.get(items.nbytes)
         self._device.upload(table.address, items.view(np.uint8), self._stream)
         self._mark(1)
@@ -221,20 +231,32 @@ class Lane:
         return found
 
     def _items_of(
-        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
+        self, pictures: Sequence[Picture], preparation: Preparation
     ) -> tuple[NDArray[Any], list[Placement]]:
         """Describe pictures for the kernel, in page-locked memory; addresses are still missing."""
         nbytes = len(pictures) * ITEM.itemsize
         items = self._item_staging.get(nbytes)[:nbytes].view(ITEM)
         placements = []
         for index, picture in enumerate(pictures):
-            check_picture(f"pictures[{index}]", picture)
-            height, width = picture.shape[:2]
-            placements.append(place(items[index], width, height, preparation))
+            size = size_of(f"pictures[{index}]", picture)
+            placements.append(place(items[index], *size, preparation))
         return items, placements
 
-    def _upload(self, pictures: Sequence[NDArray[np.uint8]], items: NDArray[Any]) -> None:
+    def _bring(self, pictures: Sequence[Picture], items: NDArray[Any]) -> None:
         """Have all pictures where the kernel can read them, and say in `items` where."""
+        on_host, theirs = [], []
+        for picture, item in zip(pictures, items, strict=True):
+            if not isinstance(picture, DevicePicture):
+                on_host.append(picture)
+                theirs.append(item)
+                continue
+            item["src"], item["stride"] = picture.address, picture.stride
+            if picture.ready is not None:
+                self._stream.wait_for_event(picture.ready)
+        self._upload(on_host, theirs)
+
+    def _upload(self, pictures: Sequence[NDArray[np.uint8]], items: Sequence[Any]) -> None:
+        """Likewise for those on the host."""
         held = [self._pages.hold(picture) for picture in pictures]
         loose = [picture for picture, locked in zip(pictures, held, strict=True) if not locked]
         staging = self._staging.get(spread(loose)) if loose else None

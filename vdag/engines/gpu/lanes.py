@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from vdag._native import Placement
@@ -21,7 +21,7 @@ from vdag.engines.gpu.device import Device, Event, Stream
 from vdag.engines.gpu.lane import Compute, Lane, Times
 from vdag.engines.gpu.outputs import OutputPool
 from vdag.engines.gpu.pages import LockedPages
-from vdag.engines.gpu.pictures import Preparation
+from vdag.engines.gpu.pictures import Picture, Preparation
 from vdag.errors import EngineError
 
 __all__ = ["Lanes", "Pending"]
@@ -42,11 +42,16 @@ class Pending:
     """
 
     def __init__(
-        self, lanes: Lanes, lane: Lane, held: object, outputs: dict[str, NDArray[Any]]
+        self,
+        lanes: Lanes,
+        lane: Lane,
+        held: object,
+        outputs: dict[str, NDArray[Any]],
+        placements: Sequence[Placement] = (),
     ) -> None:
         self._lanes, self._lane, self._held = lanes, lane, held
         self._outputs: dict[str, NDArray[Any]] | None = outputs
-        self.placements: list[Placement] = []
+        self.placements = list(placements)
         self.times: Times | None = None
 
     def result(self) -> dict[str, NDArray[Any]]:
@@ -58,8 +63,10 @@ class Pending:
         outputs, self._outputs = self._outputs, None
         if outputs is None:
             raise EngineError("the result of this batch was taken before")
-        self.times = self._lanes.finish(self._lane)
-        self._held = None
+        try:
+            self.times = self._lanes.finish(self._lane)
+        finally:
+            self._held = None
         return outputs
 
 
@@ -91,6 +98,7 @@ class Lanes:
         self._free = threading.Condition(self._lock)
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
+        self._queue: deque[object] = deque()
         self._is_open = True
         with device.active():
             epoch = device.event(timed=True) if timed else None
@@ -126,10 +134,8 @@ class Lanes:
             outputs = lane.begin_arrays(inputs)
         return Pending(self, lane, dict(inputs), outputs)
 
-    def begin_pictures(
-        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
-    ) -> Pending:
-        """Begin a batch of pictures, uint8 `(H, W, 3)` of any sizes, when a lane is free.
+    def begin_pictures(self, pictures: Sequence[Picture], preparation: Preparation) -> Pending:
+        """Begin a batch of pictures of any sizes, when a lane is free.
 
         Raises:
             ImageError: one is no such picture.
@@ -137,9 +143,7 @@ class Lanes:
         """
         with self._taken() as lane:
             outputs, placements = lane.begin_pictures(pictures, preparation)
-        pending = Pending(self, lane, list(pictures), outputs)
-        pending.placements = placements
-        return pending
+        return Pending(self, lane, list(pictures), outputs, placements)
 
     def finish(self, lane: Lane) -> Times | None:
         """Wait for a lane's batch and free the lane; `Pending` calls it, once."""
@@ -185,14 +189,7 @@ class Lanes:
     def _taken(self) -> Iterator[Lane]:
         """Take a free lane for a batch; it is free again only if the batch did not begin."""
         with self._free:
-            self._free.wait_for(lambda: self._idle or not self._is_open, timeout=LANE_TIMEOUT_S)
-            if not self._is_open:
-                raise EngineError("the lanes are closed")
-            if not self._idle:
-                raise EngineError(
-                    f"no lane became free within {LANE_TIMEOUT_S:g} s: results are not taken"
-                )
-            lane = self._idle.pop()
+            lane = self._wait_for_lane()
         try:
             with self.device.active():
                 yield lane
@@ -202,7 +199,27 @@ class Lanes:
             self._release(lane)
             raise
 
+    def _wait_for_lane(self) -> Lane:
+        """Take a free lane; the lock is held. Whoever came first is first: none waits for ever."""
+        me = object()
+        self._queue.append(me)
+        try:
+            self._free.wait_for(
+                lambda: (self._idle and self._queue[0] is me) or not self._is_open,
+                timeout=LANE_TIMEOUT_S,
+            )
+            if not self._is_open:
+                raise EngineError("the lanes are closed")
+            if not self._idle or self._queue[0] is not me:
+                raise EngineError(
+                    f"no lane became free within {LANE_TIMEOUT_S:g} s: results are not taken"
+                )
+            return self._idle.pop()
+        finally:
+            self._queue.remove(me)
+            self._free.notify_all()
+
     def _release(self, lane: Lane) -> None:
         with self._free:
             self._idle.append(lane)
-            self._free.notify()
+            self._free.notify_all()

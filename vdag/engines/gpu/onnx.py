@@ -9,7 +9,7 @@ the model's weights once more, since a session belongs to one stream.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vdag.engines.base import EngineSpec
@@ -70,12 +70,20 @@ class OnnxCudaEngine(LaneEngine):
 
 
 class OnnxCompute:
-    """A session on a lane's stream."""
+    """A session on a lane's stream; `above` as for `open_cuda`."""
 
-    def __init__(self, ort: Any, spec: EngineSpec, index: int, stream: Stream) -> None:
+    def __init__(
+        self,
+        ort: Any,
+        spec: EngineSpec,
+        index: int,
+        stream: Stream,
+        *,
+        above: Sequence[tuple[str, Mapping[str, str]]] = (),
+    ) -> None:
         self._name = spec.label
         self._index = index
-        session, problem = open_cuda(ort, spec, str(index), stream=stream.handle)
+        session, problem = open_cuda(ort, spec, str(index), stream=stream.handle, above=above)
         if session is None:
             raise EngineUnavailable(f"device cuda:{index} could not be opened: {problem}")
         self._session = session

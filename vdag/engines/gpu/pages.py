@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 import logging
+import threading
 from bisect import bisect_right
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vdag.engines.gpu.device import Device
 from vdag.errors import ConfigError, EngineError
 
-__all__ = ["LockedPages"]
+if TYPE_CHECKING:
+    from vdag.engines.gpu.device import Device
+
+__all__ = ["LockedPages", "Registrations"]
 
 logger = logging.getLogger(__name__)
 
 PAGE_NBYTES = 4096
+
+
+class Registrations:
+    """Ranges that are registered with the driver: by the first who asks, until the last leaves.
+
+    The driver takes a range once, and a process has several engines that read the same slots.
+
+    Args:
+        register: locks pages, by address and length.
+        unregister: undoes it, by address.
+    """
+
+    def __init__(
+        self, register: Callable[[int, int], None], unregister: Callable[[int], None]
+    ) -> None:
+        self._register, self._unregister = register, unregister
+        self._lock = threading.Lock()
+        self._users: dict[tuple[int, int], int] = {}
+        self._refused: set[tuple[int, int]] = set()
+
+    def add(self, address: int, nbytes: int) -> bool:
+        """Lock a range, or count one more user of it.
+
+        Returns:
+            Whether it is locked. If the driver refuses, a warning says why, once for a range.
+        """
+        key = address, nbytes
+        with self._lock:
+            if key not in self._users:
+                try:
+                    self._register(address, nbytes)
+                except EngineError as err:
+                    level = logging.DEBUG if key in self._refused else logging.WARNING
+                    logger.log(level, "shared memory is not page-locked: %s", err)
+                    self._refused.add(key)
+                    return False
+            self._users[key] = self._users.get(key, 0) + 1
+            return True
+
+    def remove(self, address: int, nbytes: int) -> None:
+        """Count one user less; the last one unlocks the range."""
+        key = address, nbytes
+        with self._lock:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key]
+                self._unregister(address)
 
 
 class LockedPages:
@@ -29,7 +81,7 @@ class LockedPages:
         self._device = device
         self._starts: list[int] = []
         self._ends: list[int] = []
-        self._registered: set[int] = set()
+        self._registered: dict[int, int] = {}
 
     def lock(self, address: int, nbytes: int) -> bool:
         """Lock memory that stays mapped until `unlock`; shared memory too, also read only.
@@ -39,8 +91,7 @@ class LockedPages:
             nbytes: its length.
 
         Returns:
-            Whether it is locked. If the driver refuses, pictures there are copied once more, and
-            a warning says why.
+            Whether it is locked. If the driver refuses, pictures there are copied once more.
 
         Raises:
             ConfigError: it begins within a page, is empty, or overlaps what is locked.
@@ -48,14 +99,11 @@ class LockedPages:
         if address % PAGE_NBYTES or nbytes < 1:
             raise ConfigError(f"memory of {nbytes} bytes at {address:#x} is not whole pages")
         self._place(address, nbytes)
-        try:
-            with self._device.active():
-                self._device.register(address, nbytes)
-        except EngineError as err:
-            logger.warning("shared memory is not page-locked: %s", err)
-            return False
+        with self._device.active():
+            if not self._device.registrations.add(address, nbytes):
+                return False
         self._insert(address, nbytes)
-        self._registered.add(address)
+        self._registered[address] = nbytes
         return True
 
     def add(self, address: int, nbytes: int) -> None:
@@ -72,10 +120,10 @@ class LockedPages:
         if address not in self._starts:
             return
         at = self._starts.index(address)
-        if address in self._registered:
+        nbytes = self._registered.pop(address, None)
+        if nbytes is not None:
             with self._device.active():
-                self._device.unregister(address)
-            self._registered.remove(address)
+                self._device.registrations.remove(address, nbytes)
         del self._starts[at], self._ends[at]
 
     def hold(self, array: NDArray[np.uint8]) -> bool:

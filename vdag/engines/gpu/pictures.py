@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,20 @@ from numpy.typing import NDArray
 from vdag._native import Normalization, Placement
 from vdag.errors import ConfigError, ImageError
 
-__all__ = ["BLOCK", "ITEM", "KERNELS", "Launch", "Preparation", "place", "source"]
+if TYPE_CHECKING:
+    from vdag.engines.gpu.device import Event
+
+__all__ = [
+    "BLOCK",
+    "ITEM",
+    "KERNELS",
+    "DevicePicture",
+    "Launch",
+    "Picture",
+    "Preparation",
+    "place",
+    "source",
+]
 
 #: `struct vdag_item` of pictures.cu.
 ITEM = np.dtype(
@@ -56,6 +69,31 @@ class Preparation:
 
 
 @dataclass(slots=True, frozen=True)
+class DevicePicture:
+    """A picture in device memory: uint8, BGR, `(height, width, 3)`.
+
+    Attributes:
+        address: of its first sample.
+        width: in pixels.
+        height: likewise.
+        stride: bytes from row to row.
+        ready: what reads it waits for this; None if it is there.
+        owner: keeps the memory while this is held.
+    """
+
+    address: int
+    width: int
+    height: int
+    stride: int
+    ready: Event | None = None
+    owner: Any = None
+
+
+#: What an engine of lanes takes: uint8 `(H, W, 3)` on the host, or a picture on its device.
+Picture = NDArray[np.uint8] | DevicePicture
+
+
+@dataclass(slots=True, frozen=True)
 class Launch:
     """One run of the kernel.
 
@@ -90,12 +128,14 @@ class Launch:
         return tuple(float(value) for value in (*pairs[:, 0], *pairs[:, 1], *pads))
 
 
-def check_picture(name: str, picture: Any) -> None:
-    """Refuse what is not uint8 `(H, W, 3)` with whole rows, as `preprocess` does.
+def size_of(name: str, picture: Any) -> tuple[int, int]:
+    """Return width and height; refuse what is not uint8 `(H, W, 3)` with whole rows.
 
     Raises:
-        ImageError: it is something else.
+        ImageError: it is something else, as for `preprocess`.
     """
+    if isinstance(picture, DevicePicture):
+        return picture.width, picture.height
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
         shape = getattr(picture, "shape", None)
         raise ImageError(f"{name} of shape {shape} is not (H, W, 3)")
@@ -108,6 +148,7 @@ def check_picture(name: str, picture: Any) -> None:
     _, across, sample = picture.strides
     if sample != 1 or (across != 3 and width > 1):
         raise ImageError(f"{name} with strides {picture.strides} has gaps inside its rows")
+    return width, height
 
 
 def place(item: Any, width: int, height: int, preparation: Preparation) -> Placement:

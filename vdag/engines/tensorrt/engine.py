@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from vdag import _native as native
 from vdag._native import Placement
 from vdag.engines.base import Engine, EngineSpec, EngineStats, InputBuffers, TensorSpec
-from vdag.engines.gpu.engine import LaneEngine, in_turn, is_planar
-from vdag.engines.gpu.lanes import Pending
+from vdag.engines.begun import Begun
+from vdag.engines.gpu.engine import FromPictures, LaneEngine, is_planar
+from vdag.engines.gpu.lanes import LANE_TIMEOUT_S
 from vdag.engines.gpu.pictures import Preparation
 from vdag.engines.tensorrt.builder import BuildOrder
 from vdag.engines.tensorrt.builds import DEFAULT_LIMITS, Limits
 from vdag.engines.tensorrt.cache import EngineCache
+from vdag.engines.tensorrt.pieces import Arrays, length_of, run, run_pictures
 from vdag.engines.tensorrt.platform import Platform, RealPlatform
 from vdag.engines.tensorrt.profiles import card_beside, order_for
 from vdag.engines.tensorrt.takeover import Status, Takeover
@@ -38,7 +40,7 @@ from vdag.errors import EngineError
 
 __all__ = ["TensorRTEngine"]
 
-Arrays = dict[str, NDArray[Any]]
+Pictures = Sequence[NDArray[np.uint8]]
 
 
 class _Seat:
@@ -85,6 +87,7 @@ class TensorRTEngine:
         self.inputs: tuple[TensorSpec, ...] = self._spare.engine.inputs
         self.outputs: tuple[TensorSpec, ...] = self._spare.engine.outputs
         self._stats = EngineStats()
+        self._locked: dict[int, int] = {}
         self._closed = False
         try:
             order, agreement = self._order()
@@ -134,28 +137,44 @@ class TensorRTEngine:
         """Run the model once; see `Engine.infer`."""
         start_ns = time.perf_counter_ns()
         outputs = self._infer(inputs)
-        self._count(_length(self.inputs, inputs), start_ns)
+        self._count(length_of(self.inputs, inputs), start_ns)
         return outputs
 
-    def infer_pictures(
-        self, pictures: Sequence[NDArray[np.uint8]], preparation: Preparation
-    ) -> tuple[Arrays, list[Placement]]:
+    def infer_pictures(self, pictures: Pictures, preparation: Preparation) -> FromPictures:
         """Prepare pictures, on the GPU if it serves them, and run; see `PictureEngine`."""
-        start_ns = time.perf_counter_ns()
-        width, height = preparation.size
-        shape = (len(pictures), 3, height, width)
-        found = self._try_pictures(pictures, preparation, shape)
-        if found is None or self._takeover.wants_samples:
-            tensor = np.empty(shape, self.inputs[0].dtype)
-            placements = native.preprocess.fill_batch(
-                pictures, tensor, preparation.norm, mode=preparation.mode
-            )
-            if found is None:
-                found = self._infer({preparation.name: tensor}), placements
-            else:
-                self._takeover.sample({preparation.name: tensor})
-        self._count(len(pictures), start_ns)
-        return found
+        return self.submit_pictures(pictures, preparation).result()
+
+    def submit_pictures(self, pictures: Pictures, preparation: Preparation) -> Begun[FromPictures]:
+        """Begin what `infer_pictures` does; see `PictureEngine`.
+
+        The batch is of the engine that serves when it begins. TensorRT may take over before its
+        result is taken; the results are then of two engines, and as many as the batches.
+        """
+        start_ns, count = time.perf_counter_ns(), len(pictures)
+        begun = self._submit(pictures, preparation)
+
+        def counted(found: FromPictures) -> FromPictures:
+            self._count(count, start_ns)
+            return found
+
+        return begun.then(counted)
+
+    def lock_pages(self, address: int, nbytes: int) -> bool:
+        """Page-lock memory that pictures will lie in, for whoever serves; see `PictureEngine`."""
+        with self._lock:
+            self._refuse_closed()
+            locked = [_lock(seat.engine, address, nbytes) for seat in self._seats()]
+            self._locked[address] = nbytes
+        return any(locked)
+
+    def unlock_pages(self, address: int) -> None:
+        """Undo it, before that memory goes."""
+        with self._lock:
+            if self._locked.pop(address, None) is None:
+                return
+            for seat in self._seats():
+                if isinstance(seat.engine, LaneEngine):
+                    seat.engine.unlock_pages(address)
 
     def warm_up(self, shapes: Iterable[Mapping[str, Sequence[int]]]) -> None:
         """Run once for each set of input shapes, now and when TensorRT is there."""
@@ -176,7 +195,9 @@ class TensorRTEngine:
             self._closed = True
         self._takeover.close()
         with self._left:
-            self._left.wait_for(lambda: not any(seat.users for seat in self._seats()))
+            self._left.wait_for(
+                lambda: not any(seat.users for seat in self._seats()), timeout=LANE_TIMEOUT_S
+            )
             seats, self._main, self._spare = self._seats(), None, None
             self._buffers.clear()
         for seat in seats:
@@ -212,32 +233,68 @@ class TensorRTEngine:
                 self._takeover.sample(inputs)
                 return outputs
             try:
-                return self._ordered(_run(seat.engine, inputs, self._piece(shapes)))
+                return self._ordered(run(seat.engine, inputs, self._piece(shapes)))
             except EngineError as err:
                 self._demote(seat, err)
         # TensorRT failed on this batch: it is not lost, and the next ones do not try again.
         return self._infer(inputs)
 
-    def _try_pictures(
-        self,
-        pictures: Sequence[NDArray[np.uint8]],
-        preparation: Preparation,
-        shape: tuple[int, ...],
-    ) -> tuple[Arrays, list[Placement]] | None:
-        """Run pictures where the GPU prepares them; None if it does not, or failed to."""
-        shapes = {preparation.name: shape}
-        with self._seated(shapes) as seat:
+    def _submit(self, pictures: Pictures, preparation: Preparation) -> Begun[FromPictures]:
+        width, height = preparation.size
+        shapes = {preparation.name: (len(pictures), 3, height, width)}
+        with contextlib.ExitStack() as held:
+            seat = held.enter_context(self._seated(shapes))
             if not isinstance(seat.engine, LaneEngine):
-                return None
+                return Begun.finished(self._infer_on_cpu(pictures, preparation))
             piece = self._piece(shapes) if seat.is_tensorrt else len(pictures)
             try:
-                outputs, placements = _run_pictures(seat.engine, pictures, preparation, piece)
+                if len(pictures) > piece:
+                    found = run_pictures(seat.engine, pictures, preparation, piece)
+                    return Begun.finished(self._taken(found, pictures, preparation))
+                begun = seat.engine.submit_pictures(pictures, preparation)
             except EngineError as err:
-                if not seat.is_tensorrt:
-                    raise
-                self._demote(seat, err)
-                return None
-            return self._ordered(outputs), placements
+                return Begun.finished(self._again(seat, err, pictures, preparation))
+            leave = held.pop_all()
+
+        def finish() -> FromPictures:
+            with leave:
+                try:
+                    found = begun.result()
+                except EngineError as err:
+                    return self._again(seat, err, pictures, preparation)
+                return self._taken(found, pictures, preparation)
+
+        return Begun(finish)
+
+    def _again(
+        self, seat: _Seat, err: EngineError, pictures: Pictures, preparation: Preparation
+    ) -> FromPictures:
+        """Have ONNX Runtime do what TensorRT has failed on."""
+        if not seat.is_tensorrt:
+            raise err
+        self._demote(seat, err)
+        return self._submit(pictures, preparation).result()
+
+    def _taken(
+        self, found: FromPictures, pictures: Pictures, preparation: Preparation
+    ) -> FromPictures:
+        """Return what a GPU has found, and keep what went in if a comparison wants it."""
+        if self._takeover.wants_samples:
+            self._takeover.sample({preparation.name: self._tensor(pictures, preparation)[0]})
+        return self._ordered(found[0]), found[1]
+
+    def _infer_on_cpu(self, pictures: Pictures, preparation: Preparation) -> FromPictures:
+        tensor, placements = self._tensor(pictures, preparation)
+        return self._infer({preparation.name: tensor}), placements
+
+    def _tensor(
+        self, pictures: Pictures, preparation: Preparation
+    ) -> tuple[NDArray[Any], list[Placement]]:
+        width, height = preparation.size
+        tensor = np.empty((len(pictures), 3, height, width), self.inputs[0].dtype)
+        return tensor, native.preprocess.fill_batch(
+            pictures, tensor, preparation.norm, mode=preparation.mode
+        )
 
     def _infer_spare(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run on ONNX Runtime, for the comparison."""
@@ -256,7 +313,7 @@ class TensorRTEngine:
             seat = self._main
             if seat is None or shapes is None or not self._piece(shapes):
                 if self._spare is None:
-                    self._spare = _Seat(self._platform.fallback(self._spec))
+                    self._spare = self._fitted(self._platform.fallback(self._spec))
                 seat = self._spare
             seat.users += 1
         try:
@@ -280,12 +337,18 @@ class TensorRTEngine:
     def _install(self, engine: Engine) -> None:
         """Take TensorRT in between two batches, and let ONNX Runtime go after its last one."""
         with self._left:
-            self._main = _Seat(engine, is_tensorrt=True)
+            self._main = self._fitted(engine, is_tensorrt=True)
             old, self._spare = self._spare, None
             if old is not None:
-                self._left.wait_for(lambda: not old.users)
+                self._left.wait_for(lambda: not old.users, timeout=LANE_TIMEOUT_S)
         if old is not None:
             old.engine.close()
+
+    def _fitted(self, engine: Engine, *, is_tensorrt: bool = False) -> _Seat:
+        """Return a seat for an engine that reads pictures from where they lie; under the lock."""
+        for address, nbytes in self._locked.items():
+            _lock(engine, address, nbytes)
+        return _Seat(engine, is_tensorrt=is_tensorrt)
 
     def _demote(self, seat: _Seat, err: EngineError) -> None:
         """Have ONNX Runtime serve again."""
@@ -310,40 +373,6 @@ class TensorRTEngine:
             raise EngineError(f"{self.name} is closed")
 
 
-def _length(specs: Sequence[TensorSpec], inputs: Mapping[str, NDArray[Any]]) -> int:
-    if not specs or not specs[0].shape:
-        return 1
-    return int(inputs[specs[0].name].shape[0])
-
-
-def _run(engine: Engine, inputs: Mapping[str, NDArray[Any]], piece: int) -> Arrays:
-    """Run a batch in pieces of at most so many, as many at once as the engine has lanes."""
-    length = max((len(array) for array in inputs.values() if array.ndim), default=1)
-    if length <= piece or not isinstance(engine, LaneEngine):
-        return engine.infer(inputs)
-    starts = range(0, length, piece)
-    cut = [{name: a[start : start + piece] for name, a in inputs.items()} for start in starts]
-    return _joined([pending.outputs for pending in in_turn(engine, engine.begin, cut)])
-
-
-def _run_pictures(
-    engine: LaneEngine,
-    pictures: Sequence[NDArray[np.uint8]],
-    preparation: Preparation,
-    piece: int,
-) -> tuple[Arrays, list[Placement]]:
-    """Likewise for pictures."""
-    if len(pictures) <= piece:
-        return engine.infer_pictures(pictures, preparation)
-    cut = [pictures[start : start + piece] for start in range(0, len(pictures), piece)]
-
-    def begin(part: Sequence[NDArray[np.uint8]]) -> Pending:
-        return engine.begin_pictures(part, preparation)
-
-    done = list(in_turn(engine, begin, cut))
-    placements = [placement for pending in done for placement in pending.placements]
-    return _joined([pending.outputs for pending in done]), placements
-
-
-def _joined(parts: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _lock(engine: Engine, address: int, nbytes: int) -> bool:
+    """Have an engine read memory by itself, if it is on the GPU."""
+    return isinstance(engine, LaneEngine) and engine.lock_pages(address, nbytes)

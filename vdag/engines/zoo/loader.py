@@ -29,7 +29,15 @@ CHOICES = {
     "input.resize": ("letterbox", "stretch"),
     "outputs.dtype": ("float32", "int32", "int64"),
     "crop.of": ("height", "longer"),
-    "decode.kind": ("binary", "blazeface", "centerface", "facemesh", "nanodet", "yolo"),
+    "decode.kind": (
+        "binary",
+        "blazeface",
+        "centerface",
+        "classes",
+        "facemesh",
+        "nanodet",
+        "yolo",
+    ),
     "decode.layout": ("", "v5", "v8"),
 }
 #: What TensorRT may compute in.
@@ -156,9 +164,7 @@ def _size_problems(card: Card) -> Iterator[str]:
 def _class_problems(decode: Decode) -> Iterator[str]:
     if len(set(decode.classes)) != len(decode.classes):
         yield "decode.classes has a name twice"
-    if decode.kind != "yolo":
-        return
-    if not decode.layout:
+    if decode.kind == "yolo" and not decode.layout:
         yield "decode.layout is missing, expected one of v5, v8"
-    if not decode.classes:
+    if decode.kind in ("classes", "yolo") and not decode.classes:
         yield "decode.classes is empty, expected the names of the model's classes"

@@ -1,0 +1,301 @@
+"""Sessions on our nodes: what becomes of them, over a real plan channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from coordinator_kit import TIMEOUT_S, Bench, End, capture, handler, link, node, service
+
+from vdag.control.coordinator import watching
+from vdag.control.coordinator.states import Patience
+from vdag.control.coordinator.values import SessionRequest
+from vdag.control.scheduling.events import JobInfo, QueryState
+from vdag.errors import GraphError, InvalidTransition, NotFound, PlanError
+
+FILES = [
+    replace(node(1, "camera", port=6001), handlers=frozenset({2, 4, 5})),
+    node(2, "near", port=6002),
+    node(3, "far", port=6003),
+]
+#: capture -> encode -> decode -> detect, draw -> resize; the first and the last are the client's.
+CHAIN = service(
+    [
+        capture(node_id=1),
+        handler(1, 5, node_id=1),
+        handler(2, 6, node_id=2),
+        handler(3, 8, node_id=2, with_crop=False),
+        handler(4, 16, node_id=2),
+        handler(5, 4, node_id=1, width=320, height=240),
+    ],
+    [link(0, 1), link(1, 2), link(2, 3), link(2, 4), link(3, 4, 1), link(4, 5)],
+    algorithm="static",
+)
+LOOSE = service(
+    [capture(node_id=1), handler(1, 5, node_id=1), handler(2, 6), handler(3, 16), handler(4, 8)],
+    [link(0, 1), link(1, 2), link(2, 3), link(2, 4), link(4, 3, 1)],
+    algorithm="greedy",
+)
+PATIENCE = Patience(init_s=10.0, start_s=10.0, stop_s=10.0)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def open_bench(stack: ExitStack, folder: Path, *services: Any, **settings: Any) -> Bench:
+    found = Bench(folder, FILES, services or [CHAIN], patience=PATIENCE, **settings)
+    return stack.enter_context(found)
+
+
+def join_all(bench: Bench) -> list[End]:
+    return [bench.join(each.name, each.port) for each in FILES]
+
+
+@pytest.fixture
+def bench(stack: ExitStack, tmp_path: Path) -> Bench:
+    return open_bench(stack, tmp_path)
+
+
+def test_a_session_is_one_job_of_the_node_that_captures(bench: Bench):
+    camera, near, far = join_all(bench)
+    session = bench.create(SessionRequest(0))
+    assert bench.settled(session).state == "initialized"
+    assert camera.tasks() == {"encode", "resize"}
+    assert near.tasks() == {"decode", "detect_faces", "draw_boxes"}
+    assert far.tasks() == set()
+    assert camera.jobs.jobs == {}
+
+    bench.wish(session, "start")
+    view = bench.settled(session)
+    assert view.state == "running"
+    assert list(camera.jobs.jobs) == [view.query_id]
+    assert near.jobs.jobs == {}
+    _, _, plan, routes, _ = camera.jobs.next("plan")
+    landing = {task.partition("__")[0]: at for task, at in routes.items()}
+    assert landing == dict.fromkeys(
+        ["decode", "detect_faces", "draw_boxes"], "tcp://127.0.0.1:5020"
+    )
+    assert (plan.video_conf.resolution, plan.video_conf.fps) == ("640x480", 10.0)
+
+    bench.wish(session, "stop")
+    assert bench.settled(session).state == "stopped"
+    assert camera.jobs.jobs == {}
+    bench.wish(session, "delete")
+    bench.wait(lambda: not camera.tasks() and not near.tasks())
+    bench.wait(lambda: bench.sessions.get(session) is None)
+
+
+def test_what_becomes_of_a_session_is_recorded(bench: Bench):
+    join_all(bench)
+    session = bench.create(SessionRequest(0, name="gate", start=True))
+    view = bench.settled(session)
+    record = bench.store.log.sessions()[-1]
+    assert (record.session_id, record.name, record.service) == (session, "gate", "chain")
+    assert (record.state, record.algorithm) == ("running", "static")
+    assert record.query_id is not None
+    assert record.started_s is not None
+    assert [each.kind for each in bench.store.log.handlers(session)] == [2, 5, 6, 8, 16, 4]
+    placed = {each.handler_id: each.node_id for each in bench.store.log.placements(session)}
+    assert placed == {0: 1, 1: 1, 2: 2, 3: 2, 4: 2, 5: 1}
+    assert view.placement["nodes"] == {str(number): node for number, node in placed.items()}
+    bench.wish(session, "delete")
+    bench.wait(lambda: bench.sessions.get(session) is None)
+    record = bench.store.log.sessions()[-1]
+    assert (record.state, record.stopped_s is not None) == ("deleted", True)
+    assert all(each.until_s is not None for each in bench.store.log.placements(session))
+
+
+def test_two_sessions_share_workers_until_both_are_deleted(bench: Bench):
+    _, near, _ = join_all(bench)
+    first, second = (bench.create(SessionRequest(0)) for _ in range(2))
+    for each in (first, second):
+        assert bench.settled(each).state == "initialized"
+    bench.wish(first, "delete")
+    bench.wait(lambda: bench.sessions.get(first) is None)
+    assert "decode" in near.tasks()
+    bench.wish(second, "delete")
+    bench.wait(lambda: not near.tasks())
+
+
+def test_a_node_that_cannot_open_a_task_has_all_of_them_closed(bench: Bench):
+    camera, near, _ = join_all(bench)
+    near.workshop.refusal = "detect_faces cannot be loaded: no such model"
+    session = bench.create(SessionRequest(0, start=True))
+    view = bench.settled(session)
+    assert view.state == "failed"
+    assert view.reason == "node 2: detect_faces cannot be loaded: no such model"
+    bench.wait(lambda: not camera.tasks() and not near.tasks())
+    assert camera.jobs.jobs == {}
+
+
+def test_a_job_that_fails_fails_its_session(bench: Bench):
+    camera, near, _ = join_all(bench)
+    session = bench.create(SessionRequest(0, start=True))
+    query_id = bench.settled(session).query_id
+    camera.jobs.jobs[query_id] = JobInfo(query_id, 1, QueryState.FAILED, "the camera is gone")
+    camera.end.notebook.report_state(query_id, 4, "")
+    view = bench.wait(lambda: (v := bench.sessions.get(session)) and v.state == "failed" and v)
+    assert view.reason == "the camera is gone"
+    bench.wait(lambda: not near.tasks())
+
+
+def test_a_video_that_is_over_stops_its_session(bench: Bench):
+    camera, *_ = join_all(bench)
+    session = bench.create(SessionRequest(0, start=True))
+    query_id = bench.settled(session).query_id
+    camera.jobs.jobs[query_id] = JobInfo(query_id, 1, QueryState.ENDED, "the video is over")
+    camera.end.notebook.report_state(query_id, 3, "")
+    view = bench.wait(lambda: (v := bench.sessions.get(session)) and v.state == "stopped" and v)
+    assert view.reason == "the video is over"
+
+
+def test_what_can_never_be_is_refused(bench: Bench):
+    with pytest.raises(PlanError, match="node 1 camera is not there, and captures"):
+        bench.create(SessionRequest(0))
+    join_all(bench)
+    with pytest.raises(NotFound, match="service 7 is of no service file"):
+        bench.create(SessionRequest(7))
+    with pytest.raises(NotFound, match="service 0 has no handler 9"):
+        bench.create(SessionRequest(0, pins={9: 1}))
+    with pytest.raises(NotFound, match="node 9 is of no node file"):
+        bench.create(SessionRequest(0, pins={3: 9}))
+    with pytest.raises(PlanError, match="handler 3 haar_detect_face: node 1 camera has no haar"):
+        bench.create(SessionRequest(0, pins={3: 1}))
+    with pytest.raises(NotFound, match="session 5 is not known"):
+        bench.wish(5, "stop")
+    session = bench.create(SessionRequest(0))
+    bench.settled(session)
+    with pytest.raises(InvalidTransition, match="state initialized takes no stop"):
+        bench.wish(session, "stop")
+
+
+def test_a_video_that_nobody_has_is_refused(stack: ExitStack, tmp_path: Path):
+    other = service([capture(node_id=1, source=3), handler(1, 5, node_id=1)], [link(0, 1)])
+    bench = open_bench(stack, tmp_path, other)
+    join_all(bench)
+    with pytest.raises(PlanError, match=r"node 127\.0\.0\.1:6001 has no video 3"):
+        bench.create(SessionRequest(0))
+
+
+def test_a_service_that_does_not_capture_is_refused(stack: ExitStack, tmp_path: Path):
+    bench = open_bench(stack, tmp_path, service([handler(1, 5)], []))
+    join_all(bench)
+    with pytest.raises(GraphError, match="has 0 handlers that capture, expected 1"):
+        bench.create(SessionRequest(0))
+
+
+def test_handlers_move_when_their_node_is_lost(stack: ExitStack, tmp_path: Path):
+    bench = open_bench(stack, tmp_path, LOOSE, silence_s=1.0)
+    _, near, far = join_all(bench)
+    session = bench.create(SessionRequest(0, start=True))
+    before = bench.settled(session).placement["nodes"]
+    lost = before["2"]
+    {2: near, 3: far}[lost].close()
+    view = bench.wait(
+        lambda: (
+            (v := bench.sessions.get(session)) and lost not in v.placement["nodes"].values() and v
+        )
+    )
+    assert view.state == "running"
+    causes = [each.cause for each in bench.store.log.placements(session)]
+    assert any("lost" in cause for cause in causes)
+
+
+def test_sessions_go_on_when_the_coordinator_is_started_anew(tmp_path: Path):
+    with ExitStack() as stack:
+        bench = open_bench(stack, tmp_path)
+        join_all(bench)
+        session = bench.create(SessionRequest(0, start=True))
+        waiting = bench.create(SessionRequest(0))
+        query_id = bench.settled(session).query_id
+        assert bench.settled(waiting).state == "initialized"
+    with ExitStack() as stack:
+        bench = open_bench(stack, tmp_path)
+        assert bench.sessions.get(session).state == "running"  # type: ignore[union-attr]
+        camera, near, _ = (End(bench.controller.channel, f.name, f.port, "edge") for f in FILES)
+        for each in (camera, near, _):
+            stack.callback(each.close)
+        bench.wait(lambda: near.tasks() == {"decode", "detect_faces", "draw_boxes"})
+        bench.wait(lambda: list(camera.jobs.jobs) == [query_id])
+        # What was about to be is not taken up.
+        bench.wait(lambda: bench.sessions.get(waiting) is None)
+        bench.wish(session, "stop")
+        assert bench.settled(session).state == "stopped"
+
+
+def test_handlers_move_off_a_node_that_has_too_much_to_do(
+    stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "REVIEW_NS", 50_000_000)
+    bench = open_bench(stack, tmp_path, LOOSE)
+    camera, near, far = join_all(bench)
+    session = bench.create(SessionRequest(0, start=True))
+    before = bench.settled(session).placement["nodes"]["4"]
+    full, other = (near, far) if before == 2 else (far, near)
+    other.workshop.gate.clear()
+    full.offer(load=100.0)
+    bench.wait(lambda: (v := bench.sessions.get(session)) and v.is_moving)
+    # Nothing is taken away before the other one is ready.
+    assert "detect_faces" in full.tasks()
+    assert bench.sessions.get(session).placement["nodes"]["4"] == before  # type: ignore[union-attr]
+    other.workshop.gate.set()
+    view = bench.wait(
+        lambda: (v := bench.sessions.get(session)) and v.placement["nodes"]["4"] != before and v
+    )
+    assert view.state == "running"
+    assert view.placement["cause"] == f"node {before} overloaded"
+    bench.wait(lambda: "detect_faces" not in full.tasks())
+    assert "detect_faces" in other.tasks()
+    assert camera.jobs.jobs[view.query_id].plan_number == 2
+
+
+def test_a_move_that_cannot_be_leaves_a_session_where_it_is(
+    stack: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "REVIEW_NS", 50_000_000)
+    bench = open_bench(stack, tmp_path, LOOSE)
+    _, near, far = join_all(bench)
+    session = bench.create(SessionRequest(0, start=True))
+    before = bench.settled(session).placement["nodes"]
+    full, other = (near, far) if before["4"] == 2 else (far, near)
+    other.workshop.refusal = "no memory"
+    full.offer(load=100.0)
+    view = bench.wait(lambda: (v := bench.sessions.get(session)) and v.reason and v)
+    assert view.reason.startswith("not moved (node ")
+    assert view.reason.endswith("no memory")
+    assert (view.state, view.placement["nodes"]) == ("running", before)
+    assert "detect_faces" in full.tasks()
+
+
+def test_a_policy_of_the_scheduler_may_place_what_is_not_tied(stack: ExitStack, tmp_path: Path):
+    bench = open_bench(stack, tmp_path, LOOSE)
+    camera, near = bench.join("camera", 6001), bench.join("near", 6002)
+    far = bench.join("far", 6003, "cloud")
+    session = bench.create(SessionRequest(0, algorithm="policy:predictive", start=True))
+    view = bench.settled(session)
+    assert (view.state, view.reason) == ("running", "")
+    assert near.tasks() == far.tasks() == {"decode", "detect_faces", "draw_boxes"}
+    assert camera.tasks() == {"encode"}
+    # Whatever it decides is what is shown: here that all is done where it was not.
+    before = view.placement["nodes"]["3"]
+    plan = bench.controller.query(view.query_id).plan  # type: ignore[union-attr]
+    other = "127.0.0.1:6003" if before == 2 else "127.0.0.1:6002"
+    mapping = {
+        task: place if task.startswith("encode") else {**place, "node_addr": other}
+        for task, place in plan["flow_mapping"].items()
+    }
+    decided = {"video_conf": plan["video_conf"], "flow_mapping": mapping}
+    assert bench.controller.prefer_plan(view.query_id, decided).result(TIMEOUT_S)
+    after = 5 - before
+    wanted = {"0": 1, "1": 1, "2": after, "3": after, "4": after}
+    bench.wait(lambda: (v := bench.sessions.get(session)) and v.placement["nodes"] == wanted)
+    assert near.tasks() == far.tasks() == {"decode", "detect_faces", "draw_boxes"}
+    bench.wish(session, "delete")
+    bench.wait(lambda: not (camera.tasks() or near.tasks() or far.tasks()))
