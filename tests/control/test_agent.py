@@ -358,7 +358,7 @@ def test_a_controller_that_is_killed_while_results_come_loses_and_doubles_none(t
             assert time.monotonic() - started_s < 5.0
             node.report(query_id, *range(round_ * 100 + 50, round_ * 100 + 100))
         until(lambda: node.agent.stats().results == 300)
-        assert query_id in node.jobs.jobs
+        until(lambda: query_id in node.jobs.jobs)
     assert running.stop() == 0
     with Store(tmp_path / "records.db") as store:
         assert totals(store, query_id) == list(range(300))

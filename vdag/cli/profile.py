@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -103,7 +106,8 @@ def measure(
     campaign.begin(resume=resume)
     console = Console(stderr=True)
     try:
-        _work(campaign, known, out, console)
+        with _interruptible() as check:
+            _work(campaign, known, out, console, check)
     except KeyboardInterrupt:
         console.print("interrupted: what was measured is kept, go on with --resume")
         raise typer.Exit(INTERRUPTED) from None
@@ -173,7 +177,35 @@ def import_(
     known.save(out)
 
 
-def _work(campaign: Campaign, known: Profile, out: Path, console: Console) -> None:
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Hold SIGINT back until the function is called that this gives: between two frames.
+
+    In the middle of starting or ending a worker the exception could be lost in a callback. A second
+    signal comes through at once.
+    """
+    is_asked = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_asked
+        if is_asked:
+            raise KeyboardInterrupt
+        is_asked = True
+
+    def check() -> None:
+        if is_asked:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _work(
+    campaign: Campaign, known: Profile, out: Path, console: Console, check: Callable[[], None]
+) -> None:
     """Do the steps that are left, and write the profile after each."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     per_step = campaign.wanted.frames * campaign.wanted.repeat
@@ -185,12 +217,18 @@ def _work(campaign: Campaign, known: Profile, out: Path, console: Console) -> No
         disable=not console.is_terminal,
     ) as progress:
         bar = progress.add_task("", total=len(campaign.steps) * per_step)
+
+        def advance() -> None:
+            progress.advance(bar)
+            check()
+
         for number, step in enumerate(campaign.steps):
+            check()
             progress.update(bar, completed=number * per_step, description=str(step))
             if not campaign.is_done(step):
                 if not console.is_terminal:
                     console.print(f"{number + 1} of {len(campaign.steps)}: {step}")
-                campaign.run(step, lambda: progress.advance(bar))
+                campaign.run(step, advance)
             campaign.put(step, known)
             known.save(out)
 
