@@ -64,6 +64,13 @@ class RoutedJobs(NotedJobs):
         self.jobs[job_uid] = replace(self.jobs[job_uid], routes=dict(routes))
 
 
+class FarJobs(RoutedJobs):
+    """Jobs that have their task done elsewhere, whatever the plan says."""
+
+    def update_plan(self, job_uid, plan, routes, names) -> None:
+        super().update_plan(job_uid, plan, {TASK: LANDING}, names)
+
+
 class Reporting(NodeEnd):
     """A node whose jobs' frames are recorded, with a clock of its own."""
 
@@ -452,6 +459,35 @@ def test_nodes_and_their_workers_are_sampled(controller, start, store):
     times = [stamp for (stamp,) in rows(store, "SELECT timestamp FROM sys_info")]
     assert all(abs(each - time.time()) < 60 for each in times)
     assert Counter(times).most_common(1)[0][1] == 1
+
+
+def test_a_node_that_joins_after_a_job_has_gone_there_is_known_by_its_name(
+    controller, start, store
+):
+    """As after a restart of the controller, which nodes come back to one after the other."""
+    submit(controller, start(jobs=FarJobs()))
+    until(lambda: store.log.placements(1))
+    stamps = itertools.count(time.monotonic_ns(), 10**6)
+    start(
+        node_addr=OTHER, name="gate-4", run="f" * 16,
+        look=lambda: Glimpse(next(stamps), {}, {TASK: (0.25, 0.0625)}),
+    )  # fmt: skip
+
+    def number() -> int:
+        return next((each.node_id for each in store.log.nodes() if each.name == "gate-4"), -1)
+
+    samples = until(lambda: rows(store, "SELECT handler_ID, node_ID FROM proc_info"))
+    assert set(samples) == {(1, number())}
+    until(
+        lambda: (
+            [
+                placed.node_id
+                for placed in store.log.placements(1)
+                if placed.handler_id == 1 and placed.until_s is None
+            ]
+            == [number()]
+        )
+    )
 
 
 # Nonsense

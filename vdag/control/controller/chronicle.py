@@ -11,6 +11,7 @@ at the nodes. How sessions stand and where they are must not be lost, and waits 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,13 +83,15 @@ class _Session:
     Attributes:
         tasks: of its graph.
         cause: of its newest plan, with the number of that plan.
+        text: why it is where it is.
         home: name of the node that it is on; empty for none.
         routes: task to the landing where it is, if that is elsewhere.
-        at: names of nodes, each with a task that is there.
+        at: landings, or the name of the home, each with a task that is there.
     """
 
     tasks: tuple[str, ...]
     cause: tuple[int, str] = (0, "")
+    text: str = ""
     home: str = ""
     routes: Mapping[str, str] = field(default_factory=dict)
     at: list[tuple[str, str]] = field(default_factory=list)
@@ -113,7 +116,9 @@ class Chronicle:
         self._journal, self._members, self.clock = journal, members, clock
         self._backlog = Backlog()
         self._sessions: dict[str, _Session] = {}
-        self._at: dict[str, set[tuple[str, str]]] = {}  # by node, queries and tasks
+        # Queries and tasks, by what is in `_Session.at`: who lands there may join later.
+        self._at: dict[str, set[tuple[str, str]]] = {}
+        self._strangers: dict[str, set[str]] = {}  # queries, by landings of nobody who has joined
         self._landings: dict[str, Member] = {}
         self._writing: dict[str, tuple[str, Future[Stored]]] = {}
         self._lost: dict[str, tuple[str, int]] = {}
@@ -185,39 +190,54 @@ class Chronicle:
                 continue
             self._move(work.job_uid, session, member, work.routes)
             number, cause = session.cause
-            text = f"plan {work.plan}: {cause}" if number == work.plan else f"plan {work.plan}"
-            self._place(work.job_uid, member, work.routes, text)
+            session.text = (
+                f"plan {work.plan}: {cause}" if number == work.plan else f"plan {work.plan}"
+            )
+            self._place(work.job_uid, session)
 
     def _leave(self, query_id: str, cause: str) -> None:
         """Record that nothing of a query runs any more."""
         session = self._sessions.pop(query_id, None)
         if session is not None:
+            for landing in session.routes.values():
+                self._strangers.get(landing, set()).discard(query_id)
             self._move(query_id, session, None, {})
             number = read_query_id(query_id)
             self._backlog.put(lambda: self._journal.place(number, None, {}, cause))
 
-    def _place(self, query_id: str, member: Member, routes: Mapping[str, str], cause: str) -> None:
-        number, home = read_query_id(query_id), _place_of(member)
-        places = self._places(routes)
-        self._backlog.put(lambda: self._journal.place(number, home, places, cause))
+    def _place(self, query_id: str, session: _Session) -> None:
+        """Record where a session is; anew when somebody joins who was not known by name."""
+        member = self._members.get(session.home)
+        if member is None:
+            return
+        for landing in session.routes.values():
+            if self._landed(landing) is None:
+                self._strangers.setdefault(landing, set()).add(query_id)
+        number, home, text = read_query_id(query_id), _place_of(member), session.text
+        places = self._places(session.routes)
+        self._backlog.put(lambda: self._journal.place(number, home, places, text))
+
+    def _meet(self, landing: str) -> None:
+        """Record by its name where somebody is who was a stranger."""
+        for query_id in sorted(self._strangers.pop(landing, ())):
+            session = self._sessions.get(query_id)
+            if session is not None and landing in session.routes.values():
+                self._place(query_id, session)
 
     def _move(
         self, query_id: str, session: _Session, member: Member | None, routes: Mapping[str, str]
     ) -> None:
-        """Note at which nodes the tasks of a query are now; at none without a member."""
-        for node_addr, task in session.at:
-            self._at[node_addr].discard((query_id, task))
-            if not self._at[node_addr]:
-                del self._at[node_addr]
+        """Note where the tasks of a query are now; nowhere without a member."""
+        for place, task in session.at:
+            self._at[place].discard((query_id, task))
+            if not self._at[place]:
+                del self._at[place]
         session.home, session.routes, session.at = "", dict(routes), []
-        if member is None:
-            return
-        session.home = member.node_addr
-        for task in session.tasks:
-            there = self._landed(routes[task]) if task in routes else member
-            if there is not None:
-                session.at.append((there.node_addr, task))
-                self._at.setdefault(there.node_addr, set()).add((query_id, task))
+        if member is not None:
+            session.home = member.node_addr
+            session.at = [(routes.get(task, member.node_addr), task) for task in session.tasks]
+        for place, task in session.at:
+            self._at.setdefault(place, set()).add((query_id, task))
 
     # What nodes say.
 
@@ -230,6 +250,7 @@ class Chronicle:
             Saturated: there is no room; the node shall say it again.
         """
         self._note_lost(member, log)
+        self._meet(member.join.landing)
         key = f"{log.session} {log.number}"
         writing = self._writing.get(member.node_addr)
         if writing is not None and writing[0] == key and not _is_put_off(writing[1]):
@@ -302,9 +323,10 @@ class Chronicle:
             self._malformed += 1
             logger.info("sample of %s left out: %s", member.node_addr, err)
             return None
+        here = (self._at.get(place, ()) for place in (member.node_addr, member.join.landing))
         handlers = [
             (read_query_id(query_id), task, *look.tasks[task])
-            for query_id, task in sorted(self._at.get(member.node_addr, ()))
+            for query_id, task in sorted(itertools.chain.from_iterable(here))
             if task in look.tasks
         ]
         return NodeLook(_place_of(member), machine, handlers, look.at_ns / 1e9)
