@@ -223,7 +223,7 @@ def test_a_task_without_parameters_takes_none():
 @pytest.mark.parametrize("name", ["nobody", "nobody__" + code({"n": 1}), "resize__", "resize__zz"])
 def test_a_name_that_stands_for_nothing_is_an_unknown_task(name):
     with pytest.raises(
-        GraphError, match=rf"^unknown task '{name}': expected one of car_detection, "
+        GraphError, match=rf"^unknown task '{name}': expected one of .*car_detection, "
     ):
         tasks.find(name)
     assert name not in tasks.signatures([name])
