@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         f"| {foretold / measured - 1:+.0%} | {last:.1f} |",
                         flush=True,
                     )
+                theatre.stop()
+                for node in theatre.nodes.values():
+                    node.stop()
         finally:
             hosts.close()
     return 0
