@@ -9,11 +9,12 @@ import threading
 import numpy as np
 
 from vdag import _native as native
+from vdag.control.http.listening import bind
 from vdag.control.jobs.live import LiveView
 from vdag.control.sidechannel import create_cloud_app, create_node_app
 from vdag.control.viewing.pace import Wanted
 from vdag.frame import Frame
-from vdag.node.listening import Door, Servers, bind
+from vdag.node.listening import Door, Servers
 from vdag.results import Result
 
 TIMEOUT_S = 20.0
@@ -46,7 +47,7 @@ class Site:
     """A node's side channel, and a cloud's that knows of it."""
 
     def __init__(self, view: LiveView, token: str = "", codec: Wanted = "auto") -> None:
-        sockets = [bind(name, "127.0.0.1", 0) for name in ("edge", "cloud")]
+        sockets = [bind("127.0.0.1", 0, host_key=f"{name}.host") for name in ("edge", "cloud")]
         self.ports = [found.getsockname()[1] for found in sockets]
         near = create_node_app({"GLOBAL_ID_1": view}.get, token=token)
         far = create_cloud_app(

@@ -17,9 +17,7 @@ from typing import Any
 
 from hosts_kit import Hosts, Loopback
 from node_kit import ROOT
-from system_kit import CHANNEL, LANDING, TOKEN, Asker, Document, Node, until
-
-from vdag.transport.keys import KeyFolder
+from system_kit import CHANNEL, LANDING, TOKEN, Asker, Document, Node, make_keys, until
 
 PORT = 5002
 #: Within which a session is placed anew, on a machine that has much to do.
@@ -61,7 +59,7 @@ class Theatre:
         token = folder / "token"
         token.write_text(TOKEN)
         token.chmod(0o600)
-        keys = _keys(folder, [COORDINATOR, *names])
+        keys = make_keys(folder, [COORDINATOR, *names])
         channel = f"tcp://{hosts.addresses[0]}:{CHANNEL}"
         self.nodes: dict[str, Node] = {}
         for side, name in enumerate(names):
@@ -195,16 +193,3 @@ class Theatre:
 def _write(folder: Path, name: str, document: Document) -> None:
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(json.dumps(document))
-
-
-def _keys(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Make folders with keys in them, and have all trust each other."""
-    for name in names:
-        (folder / name).mkdir(mode=0o700)
-    found = {name: KeyFolder(folder / name / "keys") for name in names}
-    public = {name: keys.new(name).public for name, keys in found.items()}
-    for name, keys in found.items():
-        for other in names:
-            if other != name:
-                keys.trust(other, public[other])
-    return {name: folder / name / "keys" for name in names}

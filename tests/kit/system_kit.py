@@ -231,7 +231,7 @@ class System:
         token = folder / "token"
         token.write_text(TOKEN)
         token.chmod(0o600)
-        keys = _keys(folder, names)
+        keys = make_keys(folder, names)
         where = {name: hosts.addresses[side] for side, name in enumerate(names)}
         self.nodes: dict[str, Node] = {}
         for side, name in enumerate(names):
@@ -366,7 +366,7 @@ class System:
         return found
 
 
-def _keys(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+def make_keys(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """Make the nodes' folders, with keys in them, and have all trust each other."""
     found = {}
     for name in names:

@@ -7,25 +7,18 @@ from typing import Annotated
 
 import typer
 
-from vdag.errors import DependencyMissing
+from vdag.cli.extras import needs_serve
 from vdag.signals import ended_by_signals
 
-__all__ = ["SERVE_MODULES", "collector"]
-
-#: What the extra `serve` brings.
-SERVE_MODULES = frozenset({"fastapi", "sqlalchemy", "starlette", "uvicorn"})
+__all__ = ["collector"]
 
 
 def collector(
     conf: Annotated[Path, typer.Argument(help="Its settings, such as config/collector.conf.")],
 ) -> None:
     """Take in reports of nodes on :9001 and record them, until SIGTERM or Ctrl-C."""
-    try:
+    with needs_serve():
         from vdag.control.collector import Collector, read_conf
-    except ImportError as err:
-        if err.name in SERVE_MODULES:
-            raise DependencyMissing(str(err.name), "serve") from err
-        raise
     settings = read_conf(conf)
     with ended_by_signals(), Collector(settings) as running:
         running.serve()

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vdag.cli.collector import SERVE_MODULES
-from vdag.errors import DependencyMissing
+from vdag.cli.extras import needs_serve
 from vdag.signals import ended_by_signals
 
 __all__ = ["coordinator"]
@@ -18,12 +17,8 @@ def coordinator(
     conf: Annotated[Path, typer.Argument(help="Its settings, such as config/coordinator.conf.")],
 ) -> None:
     """Place services on nodes and run them as sessions, until SIGTERM or Ctrl-C."""
-    try:
+    with needs_serve():
         from vdag.control.coordinator import Coordinator, read_conf
-    except ImportError as err:
-        if err.name in SERVE_MODULES:
-            raise DependencyMissing(str(err.name), "serve") from err
-        raise
     settings = read_conf(conf)
     with ended_by_signals(), Coordinator(settings) as running:
         running.serve()

@@ -11,19 +11,13 @@ from typing import Annotated
 import typer
 
 from vdag import __version__
+from vdag.cli.extras import needs_serve
 from vdag.config import load_config
-from vdag.errors import ConfigError, DependencyMissing, VdagError
+from vdag.errors import ConfigError, VdagError
 
 __all__ = ["node_main"]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-#: Modules that the extra `serve` brings.
-SERVE_MODULES = frozenset(
-    {
-        "fastapi", "h11", "prometheus_client", "python_multipart", "sqlalchemy", "starlette",
-        "uvicorn", "uvloop",
-    }
-)  # fmt: skip
 
 
 @app.command()
@@ -76,12 +70,8 @@ def node(
     if check:
         print(found)
         return
-    try:
+    with needs_serve():
         from vdag.node import run
-    except ImportError as err:
-        if err.name in SERVE_MODULES:
-            raise DependencyMissing(str(err.name), "serve") from err
-        raise
     run(found)
 
 

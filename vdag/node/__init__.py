@@ -30,11 +30,12 @@ from vdag.control.affiliation import Affiliation
 from vdag.control.cluster import NodeView
 from vdag.control.http.doorkeeper import Doorkeeper
 from vdag.control.http.gate import BodyRoom
+from vdag.control.http.listening import bind
 from vdag.control.jobs import app as job
 from vdag.control.service.execution import Execution
 from vdag.control.service.replies import Place
 from vdag.node.collecting import open_collector
-from vdag.node.listening import Door, Servers, address_of, bind
+from vdag.node.listening import Door, Servers, address_of
 from vdag.node.systemd import notify_systemd, watch_interval_s
 from vdag.node.workplace import Workplace
 from vdag.node.worksite import Worksite
@@ -270,9 +271,10 @@ def _bind_all(config: Config, stack: ExitStack) -> dict[str, socket.socket]:
     for section in ("cloud", "edge", "service", "collector"):
         if section in config.node.all_roles:
             settings = getattr(config, section)
-            found[section] = stack.enter_context(bind(section, settings.host, settings.port))
+            key, host = f"{section}.host", settings.host
+            found[section] = stack.enter_context(bind(host, settings.port, host_key=key))
             if section in ("cloud", "edge"):
-                live = bind(section, settings.host, settings.live_port, unsent_nbytes=LIVE_NBYTES)
+                live = bind(host, settings.live_port, host_key=key, unsent_nbytes=LIVE_NBYTES)
                 found[f"{section}.live"] = stack.enter_context(live)
     return found
 

@@ -1,4 +1,4 @@
-"""Where a node listens, and the servers that answer there, all in one event loop."""
+"""The servers that answer where a node listens, all in one event loop."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from vdag.config import is_loopback
-from vdag.errors import ConfigError
 
-__all__ = ["Door", "Servers", "address_of", "bind"]
+__all__ = ["Door", "Servers", "address_of"]
 
 #: Replies that are being written when the node stops may take so long.
 GRACE_S = 10
 BACKLOG = 2048
 #: Clients that ask every few seconds, and there are such that every 5, find their connection open.
 KEEP_ALIVE_S = 75
-#: Of tcp(7); `socket` names it from Python 3.12 on.
-TCP_NOTSENT_LOWAT = 25
 #: How often it is looked whether all servers have started.
 START_INTERVAL_S = 0.02
 
@@ -115,37 +112,6 @@ def _server(door: Door) -> uvicorn.Server:
             timeout_graceful_shutdown=GRACE_S,
         )
     )
-
-
-def bind(section: str, host: str, port: int, *, unsent_nbytes: int = 0) -> socket.socket:
-    """Return a listening socket.
-
-    Args:
-        section: of the settings that it is for.
-        host: address to listen on.
-        port: 0 for any free one.
-        unsent_nbytes: of each connection, that the kernel keeps before it takes more; 0 for as much
-            as it likes.
-
-    Raises:
-        ConfigError: the address cannot be had.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as err:
-        raise ConfigError(f"{section}.host {host}: {err.strerror}") from err
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if unsent_nbytes:  # its connections have it from the listener
-            listener.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, unsent_nbytes)
-        listener.bind(address)
-    except OSError as err:
-        listener.close()
-        raise ConfigError(f"port {port} of {host} cannot be had: {err.strerror}") from err
-    return listener
 
 
 def address_of(host: str) -> str:

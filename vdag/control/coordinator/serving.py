@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import uvicorn
 
 from vdag.config import CloudConfig
 from vdag.control.controller import Controller, ControllerSettings
@@ -18,8 +17,8 @@ from vdag.control.coordinator.memory import remembered, spared
 from vdag.control.coordinator.office import Office
 from vdag.control.coordinator.ours import OurNodes
 from vdag.control.coordinator.sessions import Sessions
-from vdag.control.coordinator.sockets import bind
 from vdag.control.coordinator.states import Patience
+from vdag.control.http.listening import bind, lone_server
 from vdag.control.records import Store, database_url
 from vdag.transport.address import Address
 from vdag.transport.keys import KeyFolder, default_folder
@@ -31,8 +30,7 @@ __all__ = ["Coordinator"]
 
 logger = logging.getLogger(__name__)
 
-#: For answers that are being written when it ends.
-GRACE_S = 5
+BACKLOG = 256
 
 
 class Coordinator:
@@ -63,7 +61,7 @@ class Coordinator:
     def __init__(self, conf: CoordinatorConf, patience: Patience | None = None) -> None:
         patience = patience or Patience()
         with ExitStack() as stack:
-            self._socket = stack.enter_context(bind(conf.host, conf.port))
+            self._socket = stack.enter_context(_bind(conf))
             self.port: int = self._socket.getsockname()[1]
             self.store = stack.enter_context(Store(database_url(conf.database)))
             before = remembered(self.store, conf.nodes, conf.types)
@@ -81,18 +79,7 @@ class Coordinator:
                 patience=patience,
             )
             self.sessions = stack.enter_context(Sessions(office, patience, before))
-            self._server = uvicorn.Server(
-                uvicorn.Config(
-                    create_app(Parts(self.sessions, office, conf.token)),
-                    log_config=None,
-                    access_log=False,
-                    ws="none",
-                    lifespan="off",
-                    server_header=False,
-                    proxy_headers=False,
-                    timeout_graceful_shutdown=GRACE_S,
-                )
-            )
+            self._server = lone_server(create_app(Parts(self.sessions, office, conf.token)))
             self._stack = stack.pop_all()
         logger.info("coordinator at http://%s:%d", conf.host, self.port)
         logger.info("plan channel at %s", self.controller.channel)
@@ -114,6 +101,16 @@ class Coordinator:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _bind(conf: CoordinatorConf) -> socket.socket:
+    return bind(
+        conf.host,
+        conf.port,
+        host_key="coordinator_addr",
+        port_key="coordinator_port",
+        backlog=BACKLOG,
+    )
 
 
 def _keys(channel: str, folder: Path | None) -> KeyFolder | None:
