@@ -25,15 +25,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import zmq
 from comparison import Comparison, quantile
+from lone_worker import LoneWorker
 
 from vdag import Pipeline, SingleFrameGenerator, TaskOptions
-from vdag._native import header
-from vdag.transport import codec, messages
-from vdag.transport.channel import open_pull, open_push
-from vdag.transport.exchange import Exchange
-from vdag.workers import WorkerPool
 
 TASK, BURST = "face_detection", 8
 #: Of the engine: the cores that its only worker has.
@@ -47,96 +42,65 @@ STEPS = 7
 TIMEOUT_S = 60.0
 
 
-class Site:
-    """An exchange with one worker, and a camera that is its job."""
+class Site(LoneWorker):
+    """A worker and bursts of pictures."""
 
     def __init__(self, folder: Path, options: TaskOptions, pictures: list[np.ndarray], batch: int):
+        super().__init__(
+            folder, TASK, options,
+            slots=(pictures[0].nbytes, FRAMES), batch=batch, policy="deadline", limit=FRAMES,
+        )  # fmt: skip
         self.pictures = pictures
-        self.exchange = Exchange(folder, classes=[(pictures[0].nbytes, FRAMES)])
-        self.pool = WorkerPool(self.exchange)
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.home = open_pull(f"ipc://{folder}/job-bench", context=self.context, depth=4 * FRAMES)
-        self.push = open_push(self.exchange.address, context=self.context, depth=4 * FRAMES)
-        self.push.sndtimeo = self.home.rcvtimeo = int(TIMEOUT_S * 1e3)
-        self.exchange.open_task(TASK, policy="deadline", limit=FRAMES)
-        self.pool.add(TASK, options, max_batch=batch)
-        self.pool.wait_ready(TASK, TIMEOUT_S)
-        self.push.send(messages.encode(messages.Join("bench", f"ipc://{folder}/job-bench")))
         self.delays_s: list[float] = []
-        self.seq = 0
 
-    def send(self, deadline_s: float) -> None:
-        """Send a burst."""
+    def send_burst(self, deadline_s: float) -> None:
         for _ in range(BURST):
-            pixels = self.pictures[self.seq % len(self.pictures)]
+            pixels = self.pictures[self.sent % len(self.pictures)]
             ref = self.exchange.arena.put(pixels, 1, TIMEOUT_S)
             assert ref is not None
-            now_ns = time.monotonic_ns()
-            fixed = header.Header(
-                kind=header.KIND_SLOT,
-                dtype=header.DTYPES.index("uint8"),
-                shape=pixels.shape,
-                payload_nbytes=pixels.nbytes,
-                slot=ref.slot,
-                generation=ref.generation,
-                arena=ref.arena_id,
-                seq=self.seq,
-                capture_ns=now_ns,
-                deadline_ns=now_ns + int(deadline_s * 1e9),
-            )
-            route = (codec.Hop(TASK, self.exchange.address), codec.Hop("home", "ipc:///home"))
-            self.push.send(codec.encode(codec.Descriptor(fixed, "bench", "camera", route))[0])
-            self.seq += 1
+            self.send(ref, pixels.shape, deadline_s=deadline_s)
 
-    def take(self) -> float:
+    def take_delay(self) -> float:
         """Take what became of one frame: its delay in seconds, without end if it was dropped."""
-        part = self.home.recv()
-        if messages.is_control(part):
+        found = self.take()
+        if found is None:
             return float("inf")
-        return (time.monotonic_ns() - codec.decode([part]).header.capture_ns) / 1e9
+        return (time.monotonic_ns() - found.header.capture_ns) / 1e9
 
     def seconds_per_frame(self) -> float:
         """Measure a long burst."""
         start_s = time.perf_counter()
         for _ in range(2):
-            self.send(TIMEOUT_S)
+            self.send_burst(TIMEOUT_S)
         for _ in range(2 * BURST):
-            self.take()
+            self.take_delay()
         return (time.perf_counter() - start_s) / (2 * BURST)
 
     def keeps_up(self, rate: float) -> bool:
         """Send `FRAMES` frames at so many per second, in bursts; say whether they are in time."""
         sender = threading.Thread(target=self._send_all, args=(BURST / rate,))
         sender.start()
-        delays_s = [self.take() for _ in range(FRAMES)]
+        delays_s = [self.take_delay() for _ in range(FRAMES)]
         sender.join()
         if sum(delay_s > DEADLINE_S for delay_s in delays_s) > MISSES * FRAMES:
             return False
         self.delays_s += delays_s
         return True
 
-    def close(self) -> None:
-        self.push.close()
-        self.home.close()
-        self.context.term()
-        self.pool.close()
-        self.exchange.close()
-
     def _send_all(self, period_s: float) -> None:
         pause, start_s = threading.Event(), time.monotonic()
         for burst in range(FRAMES // BURST):
             pause.wait(max(start_s + burst * period_s - time.monotonic(), 0.0))
-            self.send(DEADLINE_S)
+            self.send_burst(DEADLINE_S)
 
 
 @contextmanager
 def open_site(options: TaskOptions, pictures: list[np.ndarray], batch: int) -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="vdag-") as folder:
-        site = Site(Path(folder), options, pictures, batch)
-        try:
-            yield site
-        finally:
-            site.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="vdag-") as folder,
+        Site(Path(folder), options, pictures, batch) as site,
+    ):
+        yield site
 
 
 def capacities(sites: list[Site], first: float) -> list[float]:

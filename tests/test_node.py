@@ -152,3 +152,21 @@ def test_a_signal_during_the_start_ends_it(tmp_path, settings):
     deadline = time.monotonic() + TIMEOUT_S
     assert process.wait(deadline - time.monotonic()) == 0
     os.close(writer)
+
+
+def test_jobs_alone_tell_how_far_their_frames_have_come(tmp_path):
+    values = {
+        "node.roles": '["edge"]',
+        "node.state": str(tmp_path / "state"),
+        "node.controller": "tcp://127.0.0.1:1",  # nobody is there
+        "edge.port": "0",
+        "edge.live_port": "0",
+    }
+    (tmp_path / "state").mkdir(mode=0o700)
+    flags = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    node = Running(*flags, section="edge")
+    caller = Caller(node.url)
+    told = caller.get("/metrics").body.decode().splitlines()
+    caller.close()
+    assert 'vdag_courier_frames_total{outcome="acknowledged"} 0.0' in told
+    assert node.stop() == 0

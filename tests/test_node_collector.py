@@ -52,7 +52,14 @@ def test_a_report_is_recorded_by_a_node(nodes, roles):
     report = {"packet_info": [{"timestamp": time.time(), **packet}]}
     assert caller.post("/", report).json() == {"result": "Succeeded"}
     assert caller.get("/healthz").json()["rows"]["rows"] == 1
+    told = caller.get("/metrics").body.decode().splitlines()
+    assert 'vdag_collector_reports_total{outcome="succeeded"} 1.0' in told
     caller.close()
+    if "cloud" in roles:
+        caller = Caller(node.urls["cloud"])
+        told = caller.get("/metrics").body.decode().splitlines()
+        assert {"vdag_chronicle_frames_total 0.0", "vdag_records_waiting 0.0"} <= set(told)
+        caller.close()
     assert node.stop() == 0
     with closing(sqlite3.connect(nodes.parent / "state" / "records.db")) as database:
         packets = database.execute("SELECT event, node_ID FROM packet_info").fetchall()

@@ -287,6 +287,14 @@ plans = st.builds(
 def test_a_plan_comes_back_from_its_documents(plan: Plan):
     documents = json.loads(json.dumps(plan.to_documents()))
     assert Plan.from_documents(TASKS, **documents, number=plan.number) == plan
+    assert Plan.read(TASKS, {**documents, "number": 7}, number=plan.number) == plan
+
+
+def test_what_documents_leave_out_stays_as_it_was():
+    before = Plan.from_documents(TASKS, CONF, MAPPING, number=1)
+    after = Plan.read(TASKS, {"video_conf": {**CONF, "fps": 5}}, number=2, previous=before)
+    assert (after.number, after.video_conf.fps) == (2, 5)
+    assert after.flow_mapping == before.flow_mapping
 
 
 @given(plans)
@@ -349,6 +357,10 @@ def test_a_constraint_without_a_document_is_written_in_the_documents_words():
     assert Constraint((-1.0, 0.3), 0.9).to_document() == {"delay": 0.3, "accuracy": 0.9}
     assert Constraint((0.1, 0.3)).to_document() == {"delay": [0.1, 0.3]}
     assert Constraint().to_document() == {}
+    conf = VideoConf("320x240", 10.0)
+    written = Constraint(video_conf=conf).to_document()
+    assert written == {"video_conf": conf.to_document()}
+    assert Constraint.from_document(written).video_conf == conf
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def test_a_batch_begun_while_another_is_at_work_keeps_its_own_frames(arena):
     assert arena.stats().leases == 0
     found = [outputs(frame) for frame in (*one.frames, *two.frames)]
     assert [each["second"]["out"][0] for each in found] == [1, 2, 3]
-    assert [each[messages.TIMES]["second"][3] for each in found] == [10, 20, 30]
+    assert [each[messages.TIMES]["second"][3:] for each in found] == [[10, 0, 2], [20, 0, 2], [30]]
     # What the second has waited for the first is not work.
     assert one.start_ns <= one.end_ns <= two.start_ns <= two.end_ns
 

@@ -18,8 +18,8 @@ import numpy as np
 import psutil
 import pytest
 import zmq
+from frames_kit import in_slot
 
-from vdag._native import header as native_header
 from vdag.errors import ConfigError, EngineError, TransportError
 from vdag.graph import Edge, Graph
 from vdag.tasks import TaskOptions
@@ -114,17 +114,7 @@ class Job:
             pixels = np.full(SHAPE, pixels, np.uint8)
         ref = self.exchange.arena.put(pixels, 1, TIMEOUT_S)
         assert ref is not None
-        header = native_header.Header(
-            kind=native_header.KIND_SLOT,
-            dtype=1,
-            shape=pixels.shape,
-            payload_nbytes=pixels.nbytes,
-            slot=ref.slot,
-            generation=ref.generation,
-            arena=ref.arena_id,
-            seq=self.sent,
-            stream=1,
-        )
+        header = in_slot(ref, pixels.shape, seq=self.sent, stream=1)
         hops = (*(tasks or ("mood",)), "home")
         route = tuple(codec.Hop(task, self.exchange.address) for task in hops)
         self.push.send(codec.encode(codec.Descriptor(header, "job", "camera", route))[0])
@@ -524,7 +514,7 @@ def test_a_pool_outlives_its_exchange(plant: Plant):
 def test_a_fault_of_the_pool_ends_its_workers_and_is_raised(plant: Plant, monkeypatch, caplog):
     plant.serve()
     monkeypatch.setattr("vdag.workers.post.Post.step", lambda post, now_ns: 1 // 0)
-    plant.pool._wake_up()
+    plant.pool._bell.ring()
     plant.pool._thread.join(TIMEOUT_S)
     assert not psutil.Process().children()
     for call in (lambda: plant.pool.add("mood"), lambda: plant.pool.wait_ready("mood", 1.0)):

@@ -1,8 +1,9 @@
 """`Child`: a worker process from the outside: what it is told, what it says, how it ends.
 
 It is told its settings by one line of JSON on its standard input. On its standard output it says
-why it could not start, in one line of JSON; everything else that it, its task and its libraries
-print goes to standard error, of which the last part is kept. Its exit statuses are
+in one line of JSON why it could not start, or what its task took if that was tried; everything else
+that it, its task and its libraries print goes to standard error, of which the last part is kept.
+Its exit statuses are
 
     0    it was told to stop
     1    a fault; the traceback is on standard error
@@ -40,6 +41,7 @@ __all__ = [
     "Child",
     "Ending",
     "Refusal",
+    "Tried",
     "WorkerSettings",
 ]
 
@@ -68,6 +70,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         modules: Python files that register tasks, absolute paths.
         max_batch: most frames at once; the task's own limit holds too.
         log_level: of the logger `vdag`.
+        trial: width and height of a picture to try the task on first; None for not to.
     """
 
     worker: str
@@ -82,6 +85,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     modules: tuple[str, ...] = ()
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=MAX_BATCH)] = MAX_BATCH
     log_level: int = logging.WARNING
+    trial: tuple[int, int] | None = None
 
     def encode(self) -> bytes:
         """Return one line of JSON."""
@@ -98,6 +102,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             return msgspec.json.decode(line, type=cls, dec_hook=_read_path)
         except (msgspec.DecodeError, UnicodeDecodeError) as err:
             raise ConfigError(f"settings of a worker: {err}") from err
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """How long the task of a worker took of a picture, in seconds."""
+
+    trial_s: float
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -194,6 +204,13 @@ class Child:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def trial_s(self) -> float | None:
+        """How long its task took of a picture, as far as it has been listened to."""
+        with contextlib.suppress(msgspec.DecodeError):
+            return msgspec.json.decode(self._said, type=Tried).trial_s
+        return None
 
     @property
     def has_ended(self) -> bool:

@@ -6,7 +6,6 @@ is as readable as a 1080p one.
 
 from __future__ import annotations
 
-import importlib
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vdag.errors import DependencyMissing, SinkError
+from vdag.errors import SinkError
+from vdag.extras import opencv
 from vdag.frame import Frame, PixelFormat, UInt8Image
 from vdag.results import Outputs, Result
 
@@ -180,7 +180,7 @@ class _Canvas:
     @classmethod
     def over(cls, pixels: UInt8Image) -> _Canvas:
         unit = max(min(pixels.shape[0], pixels.shape[1] * 3 / 4) / BASE_HEIGHT, 0.5)
-        return cls(_cv2(), pixels, max(round(1.6 * unit), 1), 0.48 * unit)
+        return cls(opencv(), pixels, max(round(1.6 * unit), 1), 0.48 * unit)
 
     def box(self, box: Floats, color: Color, text: str) -> None:
         """Draw a frame around `box` (xyxy) with a label on its upper edge, or inside it."""
@@ -343,7 +343,7 @@ def _printable(text: str) -> str:
 
 def _enlarged_copy(frame: Frame, min_height: int) -> UInt8Image:
     """Return the frame in BGR, enlarged by a whole factor, in memory of its own."""
-    cv2 = _cv2()
+    cv2 = opencv()
     conversions = {
         PixelFormat.RGB24: cv2.COLOR_RGB2BGR,
         PixelFormat.GRAY8: cv2.COLOR_GRAY2BGR,
@@ -359,10 +359,3 @@ def _enlarged_copy(frame: Frame, min_height: int) -> UInt8Image:
     elif conversion is None:
         pixels = np.array(pixels, order="C")
     return pixels
-
-
-def _cv2() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as err:
-        raise DependencyMissing("cv2", "video") from err

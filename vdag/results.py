@@ -36,6 +36,7 @@ class TaskParts:
         compute_s: of the batch that the frame was in.
         pid: of the worker, on its node; 0 if not known.
         nbytes: that crossed the network to bring the frame to this task; 0 for none.
+        batch: frames that were in the batch, this one among them.
     """
 
     transfer_s: float
@@ -43,6 +44,12 @@ class TaskParts:
     compute_s: float
     pid: int = 0
     nbytes: int = 0
+    batch: int = 1
+
+    @property
+    def busy_s(self) -> float:
+        """What the frame took of the worker: its share of the batch."""
+        return self.compute_s / self.batch
 
     @property
     def total_s(self) -> float:

@@ -67,10 +67,15 @@ class _Frame:
     inputs: Inputs
     model: int | None
 
-    def arrival(self, arrived_ns: Sequence[int], index: int) -> list[int]:
-        """Return when it came, and with how many bytes over the network, as far as is known."""
+    def arrival(self, arrived_ns: Sequence[int], index: int, batch: int) -> list[int]:
+        """Return the rest of its times: when it came, bytes over the network, frames beside it.
+
+        What says nothing is left out at the end, see `messages.TIMES`.
+        """
         came_ns = list(arrived_ns[index : index + 1])
         nbytes = self.descriptor.header.link_nbytes  # see `link`
+        if batch > 1:
+            return [*(came_ns or [0]), nbytes, batch]
         return [*(came_ns or [0]), nbytes] if nbytes else came_ns
 
 
@@ -183,9 +188,9 @@ class Workbench:
             end_ns = time.monotonic_ns()
             began_ns = max(start_ns, self._free_ns)
             self._free_ns = end_ns
-            times = [began_ns, end_ns, self._pid]
+            times, count = [began_ns, end_ns, self._pid], len(frames)
             answers = [
-                self._answer(frame, next(found), [*times, *frame.arrival(arrived_ns, index)])
+                self._answer(frame, next(found), [*times, *frame.arrival(arrived_ns, index, count)])
                 if isinstance(frame, _Frame)
                 else frame
                 for index, frame in enumerate(opened)

@@ -1,8 +1,8 @@
 """`python -m vdag.worker`: a process that works on one task for an exchange.
 
-It loads its task, runs it once to warm it up, says `Hello`, announces credit, and answers each
-`Batch` with a `Done`, until it is told to stop. It holds no state of any job that it could not
-lose.
+It loads its task, runs it once to warm it up, tries it if it shall, says `Hello`, announces credit,
+and answers each `Batch` with a `Done`, until it is told to stop. It holds no state of any job that
+it could not lose.
 
 While it works on frames it has credit for `max_batch` more, so that its next batch is there when
 this one is through; what has come meanwhile is worked on together, up to `max_batch`. Credit costs
@@ -35,12 +35,13 @@ import zmq
 from vdag import tasks
 from vdag._native import ring
 from vdag.allocator import keep_memory
-from vdag.child import FAULT, LOST, NO_SETTINGS, NO_TASK, STOPPED, Refusal, WorkerSettings
+from vdag.child import FAULT, LOST, NO_SETTINGS, NO_TASK, STOPPED, Refusal, Tried, WorkerSettings
 from vdag.engines.begun import Begun
 from vdag.errors import ConfigError, FrameFormatError, TransportError, VdagError
 from vdag.kinship import die_with
 from vdag.tasks import Task
 from vdag.tasks.modules import load_module
+from vdag.tasks.trial import try_out
 from vdag.toolbox import Toolbox
 from vdag.transport import messages
 from vdag.transport.channel import open_pull, open_push
@@ -240,6 +241,9 @@ def main() -> int:
         logger.exception("task %s cannot be loaded", settings.task)
         said.write(_refusal(err))
         return NO_TASK
+    trial_s = None if settings.trial is None else try_out(instance, *settings.trial)
+    if trial_s is not None:
+        said.write(msgspec.json.encode(Tried(trial_s)) + b"\n")
     return _serve(settings, instance)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 
 import vdag
+from vdag.errors import EngineUnavailable
 
+#: The module, whose name in its package is the command's.
+doctor = importlib.import_module("vdag.cli.doctor")
 #: What a machine that runs pipelines needs: the report has a line for each of them.
 NEEDED = ["vdag", "kernels", "JPEG", "av", "opencv-python-headless", "engine onnx"]
 MODELS = ["blazeface", "centerface", "facemesh", "helmet", "nanodet"]
@@ -39,6 +43,54 @@ def test_it_says_what_is_in_use(report):
     assert jpeg is not None
     assert Path(jpeg[1]).name.startswith("libturbojpeg")
     assert re.fullmatch(r"\d+\.\d+\S* on (cuda, )?cpu", report["engine onnx"][1])
+
+
+class Board:
+    """A GPU as it describes itself."""
+
+    name, compute_capability, nbytes = "Orin", (8, 7), 8 << 30
+
+    def __init__(self, *, integrated: bool) -> None:
+        self.integrated = integrated
+
+
+def test_every_gpu_has_a_line(monkeypatch: pytest.MonkeyPatch):
+    boards = [Board(integrated=False), Board(integrated=True)]
+
+    def open_device(index: int) -> Board:
+        if index >= len(boards):
+            raise EngineUnavailable(f"device cuda:{index} is not there: {len(boards)} found")
+        return boards[index]
+
+    monkeypatch.setattr(doctor, "open_device", open_device)
+    assert [(each.what, each.state) for each in doctor._devices()] == [
+        ("GPU cuda:0", "Orin, compute capability 8.7, 8.0 GiB"),
+        ("GPU cuda:1", "Orin, compute capability 8.7, 8.0 GiB shared with the host"),
+    ]
+    boards.clear()
+    (finding,) = doctor._devices()
+    assert (finding.what, finding.needed) == ("GPU", False)
+    assert finding.problem == "device cuda:0 is not there: 0 found"
+
+
+def test_an_opencv_of_the_system_will_do(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_version", lambda *packages: None)
+    found = {each.what: each for each in doctor._packages()}
+    assert re.fullmatch(r"\S+ of the system, resizes, .*", found["opencv-python-headless"].state)
+    assert found["av"].problem.startswith("not installed: pip install '.[video]'")
+    monkeypatch.setitem(doctor.MODULES, "opencv-python-headless", "no_such_module")
+    found = {each.what: each for each in doctor._packages()}
+    assert found["opencv-python-headless"].problem.startswith("not installed: pip install")
+
+
+def test_two_builds_of_onnxruntime_are_one_too_many(monkeypatch: pytest.MonkeyPatch):
+    def lines() -> dict[str, str]:
+        return {each.what: each.problem for each in doctor._gpu()}
+
+    monkeypatch.setattr(doctor, "_version", lambda *packages: "1.2")
+    assert lines()["onnxruntime"].startswith("onnxruntime and onnxruntime-gpu are one module")
+    monkeypatch.setattr(doctor, "_version", lambda *packages: packages[0] == "onnxruntime" or None)
+    assert "onnxruntime" not in lines()
 
 
 def test_an_engine_that_is_not_here_is_no_fault(report):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from vdag.control.simulation.retracing import scenario_of_trace
-from vdag.control.simulation.traces import read_trace
+from vdag.control.simulation.traces import TraceQuota, read_trace
 
 SCENARIO = """
 duration_s = 12
@@ -129,6 +129,16 @@ def test_mistakes_are_told_in_a_line(arguments: tuple[str, ...], text: str):
     assert (done.returncode, done.stderr) == (2, text + "\n")
 
 
+QUOTA = {
+    "cores": 0.5,
+    "period_s": 0.1,
+    "cpus": 2,
+    "at_s": 7.0,
+    "used_s": 1.5,
+    "workers": {"7": 1.0},
+}
+
+
 class Cloud(BaseHTTPRequestHandler):
     """What a query manager says of a query that runs and then ends."""
 
@@ -147,6 +157,11 @@ class Cloud(BaseHTTPRequestHandler):
             "/query/get_runtime/GLOBAL_ID_1": {"delay": 0.03, "plan_number": 1},
             "/query/get_plan/GLOBAL_ID_1": {**plan, "history": [{**plan, "cause": "submitted"}]},
             "/node/get_all_status": {"data": {EDGE: {"video": {}}}},
+            "/get_cluster_info": {
+                EDGE.partition(":")[0]: {"device_state": {"cpu_quota": QUOTA}},
+                "10.0.0.8": {"device_state": {"cpu_quota": {"cores": "many"}}},
+                "10.0.0.9": {"device_state": {}},
+            },
         }
         body = json.dumps(replies[path]).encode()
         self.send_response(200)
@@ -201,6 +216,16 @@ def test_a_query_is_recorded_and_simulated(cloud: str, tmp_path: Path):
     )
     windows = json.loads(again.stdout)[0]["queries"][0]["windows"]
     assert windows[-1]["delay_p95"] == pytest.approx(0.021, rel=0.1)
+
+
+def test_quotas_of_nodes_are_recorded_where_the_service_tells_them(cloud: str, tmp_path: Path):
+    path = tmp_path / "trace.json"
+    done = vdag("record", "GLOBAL_ID_1", "--cloud", cloud, "--service", cloud, "--out", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    trace = read_trace(path)
+    address = EDGE.partition(":")[0]
+    assert trace.states[0].quotas == {address: TraceQuota(0.5, 0.1, 2, 7.0, 1.5, {"7": 1.0})}
+    assert scenario_of_trace(trace).nodes[0].cpu_period_s == 0.1
 
 
 def test_a_query_that_is_not_there_is_not_recorded(cloud: str, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""A node with the documents' tasks, a caller, and a picture of a face."""
+"""A node with the documents' tasks, a caller, a picture of a face, and databases for records."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from database_kit import KINDS, Servers
 from live_kit import Lease, Site
 from node_kit import Caller, Running
 
 from vdag import _native as native
 from vdag.control.jobs.live import LiveView
+from vdag.control.records import Store
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,28 @@ def site(view: LiveView) -> Iterator[Site]:
     yield site
     view.close()
     site.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "records.db") as store:
+        yield store
+
+
+@pytest.fixture(scope="module")  # others look at what processes there are
+def servers() -> Iterator[Servers]:
+    servers = Servers()
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def place(kind: str, servers: Servers, tmp_path: Path) -> Iterator[str]:
+    """A path of a file that is not there yet, or a URL of an empty database."""
+    with servers.place(kind, tmp_path) as place:
+        yield place

@@ -59,12 +59,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.db") as store:
-        yield store
-
-
-@pytest.fixture
 def controller(store: Store, request) -> Iterator[Controller]:
     """A controller; its parameter is the silence after which nodes are away."""
     with Controller(store, quick(silence_s=getattr(request, "param", 60.0))) as controller:

@@ -52,12 +52,6 @@ def half(job_uid, dag, resource_info, runtime_info, user_constraint):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.db") as store:
-        yield store
-
-
-@pytest.fixture
 def policies(tmp_path: Path) -> str:
     path = tmp_path / "policies.py"
     path.write_text(POLICIES)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,12 +118,6 @@ def servers() -> Iterator[Servers]:
     servers = Servers()
     yield servers
     servers.close()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.db") as store:
-        yield store
 
 
 @pytest.fixture

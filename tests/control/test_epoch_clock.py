@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdag.control.agent.clock import DRIFT, WINDOW, WINDOW_NS, EpochClock
+from vdag.control.agent.clock import WINDOW, WINDOW_NS, EpochClock
+from vdag.transport.roundtrip import DRIFT
 
 EPOCH_NS = 1_795_302_130_000_000_000
 MS, S = 1_000_000, 1_000_000_000

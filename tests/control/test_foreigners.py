@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from channel_kit import ADDR, TIMEOUT_S, HandNode, Posted, quick, request, until
 
 from vdag.control.controller import Controller
 from vdag.control.controller.foreigners import Foreigners
 from vdag.control.desk import NodeJoining
-from vdag.control.records import ForeignNode, Store
+from vdag.control.records import ForeignNode
 from vdag.control.scheduling.events import DispatchFailed
 from vdag.control.scheduling.instructions import StartJob
 
 OLD, NEWER = "10.0.0.9:5001", "[fd00::9]:5001"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.db") as store:
-        yield store
 
 
 def join(controller: Controller, node_addr: str, video_id: int = 0) -> None:

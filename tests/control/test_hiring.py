@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,12 +27,6 @@ class Cloud:
             lambda conductor, _: getattr(conductor.hiring, name)(*arguments)
         )
         return work.result(TIMEOUT_S)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.db") as store:
-        yield store
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import av
 import msgspec
-import numpy as np
 import pytest
+from clip_kit import brightening
 
 from vdag.config import VideoConfig
 from vdag.control.agent.framebook import FrameBook, frames_of
@@ -71,16 +70,9 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    """A video whose frames become brighter."""
-    path = tmp_path_factory.mktemp("clips") / "ramp.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", FPS, options={"crf": "1"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for seq in range(FRAMES):
-            pixels = np.full((HEIGHT, WIDTH, 3), 20 * seq, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "bgr24")))
-        container.mux(stream.encode())
-    return path
+    return brightening(
+        tmp_path_factory.mktemp("clips") / "ramp.mp4", WIDTH, HEIGHT, FRAMES, fps=FPS
+    )
 
 
 class Host:

@@ -313,15 +313,15 @@ def test_values_without_meaning_are_refused(mode: str, limit: Limit, message: st
 
 @pytest.mark.parametrize("mode", ["cgroup", "rlimit"])
 def test_only_processes_of_this_node_can_be_limited(mode: str):
-    strangers = {
-        2**22 + 1: f"pid {2**22 + 1} does not exist",
-        0: "pid 0 is not a process id",
-        True: "pid True is not a process id",
-        os.getppid(): f"pid {os.getppid()} is not a process of this node",
-        os.getpid(): f"pid {os.getpid()} is the node itself, only its workers can be limited",
-    }
+    strangers = [  # no mapping: the parent may be process 1, which is equal to True
+        (2**22 + 1, f"pid {2**22 + 1} does not exist"),
+        (0, "pid 0 is not a process id"),
+        (True, "pid True is not a process id"),
+        (os.getppid(), f"pid {os.getppid()} is not a process of this node"),
+        (os.getpid(), f"pid {os.getpid()} is the node itself, only its workers can be limited"),
+    ]
     with Limits(PREFIX, mode=mode) as limits:  # type: ignore[arg-type]
-        for pid, message in strangers.items():
+        for pid, message in strangers:
             with pytest.raises(ConfigError, match=f"^{message}$"):
                 limits.limit_process(pid, Limit(0.5))
         with pytest.raises(ConfigError, match=rf"^pid {2**22 + 1} does not exist$"):

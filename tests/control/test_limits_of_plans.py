@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from node_kit import Caller, Running
-
-T = TypeVar("T")
+from waiting_kit import until
 
 TIMEOUT_S = 60.0
 TASK = """
@@ -101,14 +99,6 @@ def ask(node: Running) -> Iterator[Ask]:
     yield ask
     for caller in callers.values():
         caller.close()
-
-
-def until(found: Callable[[], T | None]) -> T:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not (result := found()):
-        assert time.monotonic() < deadline_s, "it has not come about"
-        time.sleep(0.02)
-    return result
 
 
 def shares(ask: Ask) -> tuple[float, float]:

@@ -42,14 +42,16 @@ class Site:
         )
         self.openings = stack.enter_context(Openings(self.exchange, self.pool, self.staff))
         self.answers: queue.Queue[tuple[str, int, str]] = queue.Queue()
+        self.trials: dict[int, float] = {}
         self._number = 0
 
-    def order(self, task: str, workers: int) -> int:
+    def order(self, task: str, workers: int, trial: tuple[int, int] | None = None) -> int:
         self._number += 1
-        self.openings.order(task, workers, self._number, self._tell)
+        self.openings.order(task, workers, self._number, self._tell, trial)
         return self._number
 
-    def _tell(self, task: str, number: int, reason: str) -> None:
+    def _tell(self, task: str, number: int, reason: str, trial_s: float) -> None:
+        self.trials[number] = trial_s
         self.answers.put((task, number, reason))
 
     def next(self) -> tuple[str, int, str]:
@@ -135,3 +137,24 @@ def test_a_close_that_overtakes_an_opening_leaves_nothing(site: Site):
     assert found == (ENCODE, last, "")
     assert site.staff.tasks == (OWN,)
     assert ENCODE not in site.pool.counts()
+
+
+def test_a_task_is_tried_before_its_workers_serve_if_it_shall_be(site: Site):
+    small, large = site.order(ENCODE, 1, (64, 48)), 0
+    assert site.next() == (ENCODE, small, "")
+    site.order(ENCODE, 0)
+    assert site.next()[2] == ""
+    large = site.order(ENCODE, 1, (1280, 960))
+    assert site.next() == (ENCODE, large, "")
+    assert 0 < site.trials[small] < site.trials[large] < 1
+    number = site.order(ENCODE, 2)  # it is open: what was found before is what there is
+    assert site.next() == (ENCODE, number, "")
+    assert site.trials[number] == site.trials[large]
+
+
+def test_what_shows_or_is_somebody_else_s_is_not_tried(site: Site):
+    render = name_of("render", {"to": ":0"})
+    for task in (OWN, render):
+        number = site.order(task, 1, (64, 48))
+        assert site.next() == (task, number, "")
+        assert site.trials[number] == 0.0

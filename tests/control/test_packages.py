@@ -116,7 +116,7 @@ def task(**stage: object) -> bytes:
         ({"task_json": task_json("../up")}, ConfigError, None),
         ({"task_json": task_json("a\n")}, ConfigError, None),
         ({"task_json": task_json(stages={})}, ConfigError,
-         "field task_json: expected object of length >= 1 - at stages"),
+         "field task_json: stages: expected object of length >= 1"),
         ({"task_json": task_json(stages={"../up": {"outputs": ["a"]}})}, ConfigError, None),
         ({"task_json": task(outputs=[])}, ConfigError, None),
         ({"task_json": task(inputs=["a b"])}, ConfigError, None),

@@ -52,6 +52,20 @@ def test_a_slow_node_is_known_for_it_after_a_few_reports():
     assert profile.cost("face_detection", 0, "720p", node(HOST)).mean_s() > after
 
 
+def test_frames_of_one_batch_make_no_node_slow_and_say_how_many_there_is_room_for():
+    profile = known()
+    refinement = Refinement(profile, Alone())
+    for _ in range(20):
+        told = runtime(0.02)
+        refinement.learn(PLAN, told)
+        told = runtime(0.05)
+        told["plan_result"]["batch"] = dict.fromkeys(TASKS, 6.0)
+        refinement.learn(PLAN, told)
+    cost = profile.cost("face_detection", 0, "480p", node(HOST))
+    assert cost.mean_s() == pytest.approx(0.02, rel=0.05)
+    assert cost.busy_s == pytest.approx(0.05 / 6, rel=0.05)
+
+
 def test_frames_that_were_sent_say_how_large_they_are():
     profile = known()
     before = profile.frame_nbytes("480p", "JPEG")
@@ -87,7 +101,10 @@ part = st.one_of(anything, st.dictionaries(st.sampled_from([*TASKS, "other"]), a
                 "plan_result": st.one_of(
                     anything,
                     st.fixed_dictionaries(
-                        {}, optional={"process_delay": part, "process_delay_p95": part}
+                        {},
+                        optional=dict.fromkeys(
+                            ("process_delay", "process_delay_p95", "batch"), part
+                        ),
                     ),
                 ),
             },

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ from vdag.control.resources import (
 )
 from vdag.control.resources.gpu import GpuState
 from vdag.control.resources.processes import ProcessMeter
+from vdag.control.resources.quota import CpuQuota, Spending
 from vdag.errors import ConfigError
 
 #: Far beyond what any sample takes on a busy machine.
@@ -77,6 +79,12 @@ def test_the_documented_state_has_exactly_its_keys():
         "gpu_mem": {"0": 0.0127},
         "gpu_utilization": {"0": 7},
     }
+
+
+def test_a_quota_that_binds_the_node_stands_beside_the_documented_keys():
+    spending = Spending(CpuQuota(0.5, 0.05), 1.0, 0.25, {})
+    told = replace(STATE, spending=spending).to_dict()
+    assert told == {**STATE.to_dict(), "cpu_quota": spending.to_dict()}
 
 
 def test_older_pages_get_cores_and_cores_busy():

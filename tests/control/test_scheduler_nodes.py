@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scheduler_kit import CLOUD, CONF, EDGE, HOST, QUERY, TASKS, S, Story, mapping, node, query
 
 from vdag.control.scheduling.events import (
@@ -32,6 +34,7 @@ from vdag.control.scheduling.instructions import (
     StartJob,
     StopJob,
 )
+from vdag.control.scheduling.nodes import Nodes
 from vdag.plan import Constraint, Placement, Plan, VideoConf
 
 SPLIT = mapping(face_detection=HOST, face_alignment=CLOUD)
@@ -176,6 +179,19 @@ def test_a_service_that_grows_is_no_news_but_one_that_comes_is():
     assert story.tell(NodeReported, HOST, None, more, None) == []
     story.tell(NodeReported, HOST, None, {**more, "face_alignment": ServiceInfo()}, None)
     assert story.kinds() == ["AskPolicy"]
+
+
+@given(st.lists(st.tuples(st.sampled_from((HOST, EDGE, CLOUD)), st.integers(0, 3))))
+def test_landings_are_those_of_the_live_nodes(story):
+    nodes = Nodes()
+    for moment, (node_addr, number) in enumerate(story):
+        if number and node_addr in nodes and moment % 3 == 0:
+            nodes.lose(node_addr)
+        else:
+            nodes.join(node(node_addr, landing=f"tcp://10.0.0.9:{number}"), moment)
+        alive = {each.landing for each in nodes.alive()}
+        landings = [f"tcp://10.0.0.9:{each}" for each in range(4)]
+        assert {each for each in landings if nodes.has_landing(each)} == alive
 
 
 def test_a_peer_that_is_back_at_another_landing_is_made_known(running):

@@ -166,7 +166,7 @@ def test_no_boxes_break_a_context(frames):
 
 times = st.floats(0, 10)
 parts = st.builds(TaskSighting, st.sampled_from(["a", "b"]), times, times, times,
-                  st.sampled_from([0, 0, 100, 2**32]))  # fmt: skip
+                  st.sampled_from([0, 0, 100, 2**32]), st.sampled_from([1, 1, 2, 16]))  # fmt: skip
 objects = st.one_of(
     st.none(),
     st.builds(Objects, st.integers(0, 30), st.one_of(st.none(), st.floats(0, 1e6))),
@@ -239,7 +239,7 @@ def plain(frames: list[Sighting], before: Sighting | None, *, is_first: bool) ->
 def plain_tasks(frames: list[Sighting]) -> tuple[dict[str, Any], dict[str, float]]:
     names = ("process_delay", "queue_delay", "transfer_delay")
     found: dict[str, dict[str, float]] = {
-        name: {} for name in ("delay", *names, *(f"{name}_p95" for name in names))
+        name: {} for name in ("delay", "batch", *names, *(f"{name}_p95" for name in names))
     }
     nbytes = {}
     for task in {each.task for row in frames for each in row.tasks}:
@@ -249,6 +249,9 @@ def plain_tasks(frames: list[Sighting]) -> tuple[dict[str, Any], dict[str, float
             found[name][task] = statistics.fmean(values)
             found[f"{name}_p95"][task] = values[math.ceil(0.95 * len(values)) - 1]
         found["delay"][task] = sum(found[name][task] for name in names)
+        busy_ns = sum(int(each.compute_s * 1e9) // each.batch for each in of)
+        whole_ns = sum(int(each.compute_s * 1e9) for each in of)
+        found["batch"][task] = whole_ns / busy_ns if busy_ns else 1.0
         if sent := [each.nbytes for each in of if each.nbytes]:
             nbytes[task] = statistics.fmean(sent)
     return found, nbytes
@@ -431,3 +434,16 @@ def test_the_boxes_of_a_frame_are_kept_no_longer_than_until_the_next():
     sniffer = Sniffer()
     sighting = sniffer.observe(result_of(0, boxes_at((0, 0))), 0.0)
     assert sighting.objects == Objects(1, 10_000.0, None)
+
+
+def test_the_mean_batch_makes_of_what_batches_took_what_each_frame_took_of_the_worker():
+    sniffer = Sniffer()
+    batches = [(0.04, 4), (0.02, 1), (0.03, 2)]
+    for seq, (compute_s, batch) in enumerate(batches):
+        parts = {"a": TaskParts(0.0, 0.0, compute_s, batch=batch)}
+        sniffer.observe(result_of(seq, parts=parts), seq / 10)
+    found = sniffer.report()["plan_result"]
+    assert found["process_delay"]["a"] == pytest.approx(0.03)
+    busy_s = found["process_delay"]["a"] / found["batch"]["a"]
+    assert busy_s == pytest.approx((0.01 + 0.02 + 0.015) / 3, rel=1e-6)
+    assert found["delay"]["a"] == pytest.approx(0.03), "a frame waits for all of its batch"

@@ -76,10 +76,10 @@ def test_a_plan_keeps_the_documents_it_was_read_from():
     ("part", "error"),
     [
         (b"", "magic b'' is not b'VPLN'"),
-        (b"VPLN", "version none of the plan channel is not 3"),
+        (b"VPLN", "version none of the plan channel is not 4"),
         (b"VCTL\x01\x90", "magic b'VCTL' is not b'VPLN'"),
-        (b"VPLN\x01\x90", "version 1 of the plan channel is not 3"),
-        (b"VPLN\x00\x90", "version 0 of the plan channel is not 3"),
+        (b"VPLN\x01\x90", "version 1 of the plan channel is not 4"),
+        (b"VPLN\x00\x90", "version 0 of the plan channel is not 4"),
         (part_of(["shutdown"]), "message is malformed: Invalid value 'shutdown' - at `$[0]`"),
         (part_of([]), "message is malformed: Expected `array` of at least length 1, got 0"),
         (part_of({}), "message is malformed: Expected `array`, got `object`"),

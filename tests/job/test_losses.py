@@ -140,6 +140,7 @@ def test_messages_that_make_no_sense_are_counted_and_change_nothing(post):
             msgspec.structs.replace(at_home, context={}),
             msgspec.structs.replace(at_home, context={"faces": {}, TIMES: {"faces": [1]}}),
             msgspec.structs.replace(at_home, context={"faces": {}, TIMES: {"boats": [1, 2]}}),
+            msgspec.structs.replace(at_home, context={"faces": {}, TIMES: {"faces": [0] * 7}}),
             msgspec.structs.replace(at_home, route=boats, context={"boats": {}}),
         ]
         for stranger in strangers:
@@ -156,7 +157,7 @@ def test_messages_that_make_no_sense_are_counted_and_change_nothing(post):
 
     with post.playing(script), job_of(post, pictures(1)) as job:
         assert [result["faces"] for result in job] == [{"seq": 0}]
-    assert job.stats().stray == 15
+    assert job.stats().stray == 16
     assert job.stats().frames.dropped == {}
 
 

@@ -62,6 +62,15 @@ def test_the_bytes_of_a_message_are_those_of_the_first_task_that_it_reaches():
     assert [parts[task].nbytes for task in "abcde"] == [0, 5000, 0, 300, 0]
 
 
+@pytest.mark.parametrize(("told", "batch"), [(1, 1), (4, 4), (0, 1), (-3, 1), (10**9, 256)])
+def test_frames_of_one_batch_share_what_it_took_of_the_worker(told, batch):
+    times = {"a": Times(12 * S, 16 * S, 7, 11 * S, 0, told)}
+    parts, _ = parts_of(itinerary(a=HERE), times, 10 * S, 20 * S)
+    assert parts["a"] == TaskParts(1.0, 1.0, 4.0, 7, 0, batch)
+    assert parts["a"].total_s == 6.0, "it waits for the whole batch"
+    assert parts["a"].busy_s == 4.0 / batch
+
+
 def test_tasks_after_each_other_on_another_node_share_its_clock():
     off = 500 * S
     times = {

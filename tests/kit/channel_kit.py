@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import queue
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import zmq
+from waiting_kit import until
 
 from vdag.control import wire
 from vdag.control.agent import Agent, Profile
@@ -27,22 +27,11 @@ from vdag.graph import Graph
 from vdag.plan import Constraint, Plan
 from vdag.transport.rpc import Requester
 
-T = TypeVar("T")
-
 TIMEOUT_S = 30.0
 LOOPBACK = "tcp://127.0.0.1:0"
 ADDR = "10.0.0.7:5001"
 SESSION = "0123456789abcdef"
 TASK = "car_detection"
-
-
-def until(found: Callable[[], T | None], timeout_s: float = TIMEOUT_S) -> T:
-    """Look until there is something, and return it."""
-    deadline_s, pause = time.monotonic() + timeout_s, threading.Event()
-    while not (result := found()):
-        assert time.monotonic() < deadline_s, "it has not come about"
-        pause.wait(0.005)
-    return result
 
 
 def quick(

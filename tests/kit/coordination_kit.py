@@ -83,6 +83,11 @@ def costs(draw, service: Service, *, nodes: int) -> CostTable:
         {pair: rnd.choice([0.0, 0.002, 0.04]) for pair in pairs},
         {number: rnd.choice(capacities) for number in range(nodes)},
         {visit: rnd.choice([1, 2]) for visit in visits},
+        {
+            (link, number): rnd.choice([0.0, 0.001, 0.02])
+            for link in service.links
+            for number in range(nodes)
+        },
     )
 
 
@@ -116,7 +121,7 @@ def delay_of(service: Service, table: CostTable, placed: Mapping[int, int]) -> f
     def way(link: Link) -> float:
         pair = placed[link.source_handler], placed[link.target_handler]
         if pair[0] == pair[1]:
-            return 0.0
+            return table.handover_s(link, pair[0])
         bandwidth = table.bandwidth(*pair)
         bytes_s = table.nbytes(link) / bandwidth if bandwidth else 0.0
         return table.rtt_s(*pair) / 2 + link_time(bytes_s, fps * bytes_s, 0.0)[0]

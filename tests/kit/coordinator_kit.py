@@ -58,34 +58,45 @@ class Workshop:
     Attributes:
         open: tasks that are.
         refusal: reason that the next task is refused with.
+        trials: sizes of pictures that tasks were to be tried on.
+        trial_s: what that takes.
         gate: is to be set for a task to be open.
     """
 
     def __init__(self) -> None:
         self.open: dict[str, int] = {}
         self.refusal = ""
+        self.trials: list[tuple[int, int]] = []
+        self.trial_s = 0.0
         self.gate = threading.Event()
         self.gate.set()
         self.on_change: Callable[[], None] = lambda: None
         self._threads: list[threading.Thread] = []
 
     def order(
-        self, task: str, workers: int, number: int, tell: Callable[[str, int, str], None]
+        self,
+        task: str,
+        workers: int,
+        number: int,
+        tell: Callable[[str, int, str, float], None],
+        trial: tuple[int, int] | None = None,
     ) -> None:
         if not workers:
             self.open.pop(task, None)
             self.on_change()
-            tell(task, number, "")
+            tell(task, number, "", 0.0)
             return
         if self.refusal:
-            tell(task, number, self.refusal)
+            tell(task, number, self.refusal, 0.0)
             return
+        if trial is not None:
+            self.trials.append(trial)
 
         def work() -> None:
             assert self.gate.wait(TIMEOUT_S)
             self.open[task] = workers
             self.on_change()
-            tell(task, number, "")
+            tell(task, number, "", 0.0 if trial is None else self.trial_s)
 
         thread = threading.Thread(target=work)
         self._threads.append(thread)

@@ -14,7 +14,6 @@ import uvicorn
 
 from vdag.control.desk import Jobs, KnownNode, KnownVideo, NodeJoining, QueryRequest, QueryView
 from vdag.control.queries import Parts, create_app
-from vdag.control.queries.documents import view_of_record
 from vdag.control.records import ENDED, FrameResult, NewQuery, Store
 from vdag.errors import Saturated
 
@@ -40,7 +39,7 @@ class FakeDesk:
         self.is_full = self.is_stuck = False
         self._lock = threading.Lock()
         for record in store.queries(is_over=False):
-            self.live[record.query_id] = view_of_record(record)
+            self.live[record.query_id] = QueryView.of_record(record)
 
     def query(self, query_id: str) -> QueryView | None:
         return self.live.get(query_id)

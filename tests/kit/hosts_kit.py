@@ -26,11 +26,13 @@ def ip(*arguments: str) -> str:
     ).stdout
 
 
-def reason_to_skip() -> str | None:
+def reason_to_skip(*tools: str) -> str | None:
+    """Why there can be no such hosts here, with these tools beside `ip`."""
     if os.geteuid() != 0:
         return "only root can make network namespaces"
-    if shutil.which("ip") is None:
-        return "ip is not installed"
+    for tool in ("ip", *tools):
+        if shutil.which(tool) is None:
+            return f"{tool} is not installed"
     name = f"vdag-try-{os.getpid()}"
     try:
         ip("netns", "add", name)

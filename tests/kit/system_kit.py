@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import psutil
 from hosts_kit import Hosts, Loopback
 from node_kit import MAIN, ROOT, Reply, is_over
+from waiting_kit import until as look_until
 
 from vdag.transport.keys import KeyFolder
 
@@ -34,12 +35,8 @@ Document = dict[str, Any]
 
 
 def until(found: Callable[[], T | None], timeout_s: float = TIMEOUT_S) -> T:
-    """Look until there is something, and return it."""
-    deadline_s, pause = time.monotonic() + timeout_s, threading.Event()
-    while not (result := found()):
-        assert time.monotonic() < deadline_s, "it has not come about"
-        pause.wait(0.02)
-    return result
+    """See `waiting_kit`; what a whole system does takes longer, and each look is a request."""
+    return look_until(found, timeout_s, pause_s=0.02)
 
 
 class _Connection(http.client.HTTPConnection):
@@ -273,6 +270,12 @@ class System:
             until(lambda: self.alive() == set(self.nodes))
             self._stack = stack.pop_all()
         return self
+
+    def end_well(self) -> None:
+        """Stop every node; each ends as it should, and has not stumbled before."""
+        for name, node in self.nodes.items():
+            assert node.stop() == 0, "".join(node.log)
+            assert "Traceback" not in "".join(node.log), name
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()

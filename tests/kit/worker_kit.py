@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import zmq
+from frames_kit import in_slot
 
 from vdag._native import header as native_header
 from vdag._native.ring import Arena
 from vdag.child import Child, WorkerSettings
 from vdag.transport import codec, messages
 
-TIMEOUT_MS = 20_000
+TIMEOUT_MS = 30_000
 SHAPE = (8, 6, 3)
 
 
@@ -67,21 +68,14 @@ class Desk:
     def part(self, seq: int, value: int, task: str = "pairs", **fields) -> bytes:
         return self.picture(seq, np.full(SHAPE, value, np.uint8), task, **fields)
 
-    def picture(self, seq: int, pixels: np.ndarray, task: str, **fields) -> bytes:
+    def picture(
+        self, seq: int, pixels: np.ndarray, task: str, model: int | None = None, **fields
+    ) -> bytes:
         """Put a picture into a slot; return its descriptor."""
         ref = self.arena.put(pixels)
         assert ref is not None
-        header = native_header.Header(
-            kind=native_header.KIND_SLOT,
-            dtype=1,
-            shape=pixels.shape,
-            payload_nbytes=pixels.nbytes,
-            slot=ref.slot,
-            generation=ref.generation,
-            arena=ref.arena_id,
-            seq=seq,
-        )
-        route = (codec.Hop(task, "ipc:///x"), codec.Hop("home", "ipc:///x"))
+        header = in_slot(ref, pixels.shape, seq=seq)
+        route = (codec.Hop(task, "ipc:///x", model), codec.Hop("home", "ipc:///x"))
         return codec.encode(codec.Descriptor(header, "job", "camera", route, **fields))[0]
 
     def send(self, message: messages.Message) -> None:

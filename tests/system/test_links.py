@@ -48,9 +48,7 @@ def system(make_hosts, tasks, clips: Path, tmp_path: Path) -> Iterator[System]:
     ) as system:
         system.policy = f"{path}:by_link"
         yield system
-        for name, node in system.nodes.items():
-            assert node.stop() == 0, "".join(node.log)
-            assert "Traceback" not in "".join(node.log), name
+        system.end_well()
 
 
 @pytest.mark.slow

@@ -46,9 +46,7 @@ def system(hosts, tasks, clips: Path, tmp_path_factory) -> Iterator[System]:
         cloud={"period_s": 3600},
     ) as system:
         yield system
-        for name, node in system.nodes.items():
-            assert node.stop() == 0, "".join(node.log)
-            assert "Traceback" not in "".join(node.log), name
+        system.end_well()
 
 
 @pytest.fixture

@@ -38,9 +38,7 @@ def system(make_hosts, tasks, clips: Path, tmp_path_factory) -> Iterator[System]
         cloud={"period_s": 3600, "results_kept": 100_000},
     ) as system:
         yield system
-        for name, node in system.nodes.items():
-            assert node.stop() == 0, "".join(node.log)
-            assert "Traceback" not in "".join(node.log), name
+        system.end_well()
 
 
 def plan(system: System, size: str, encoder: str, *places: str) -> dict[str, Any]:

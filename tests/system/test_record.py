@@ -44,9 +44,7 @@ def system(tasks: Path, clips: Path, tmp_path: Path) -> Iterator[System]:
         videos={"edge1": {"0": video}},
     ) as system:
         yield system
-        for name, node in system.nodes.items():
-            assert node.stop() == 0, "".join(node.log)
-            assert "Traceback" not in "".join(node.log), name
+        system.end_well()
 
 
 @pytest.mark.slow

@@ -58,9 +58,7 @@ def start(tasks, clips: Path, tmp_path) -> Iterator[Callable[..., System]]:
 
     yield start
     for system in running:
-        for name, node in system.nodes.items():
-            assert node.stop() == 0, "".join(node.log)
-            assert "Traceback" not in "".join(node.log), name
+        system.end_well()
         system.__exit__(None, None, None)
 
 
@@ -70,6 +68,14 @@ def submit(system: System, video: int) -> str:
         "flow_mapping": system.place(**PLACES),
     }
     return system.submit("edge1", video, CHAIN, policy="static", plan=plan)
+
+
+def figures(system: System, node: str, port: int) -> dict[str, float]:
+    """Return what an app of a node tells Prometheus."""
+    asker = system.nodes[node].asker(port)
+    text = asker.ask("GET", "/metrics").body.decode()
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
 
 
 class Rows:
@@ -116,6 +122,22 @@ def test_every_frame_of_a_session_leaves_its_way_in_the_records(start, rows, tmp
     records = rows(str(tmp_path / "records.db"))
     frames = until(lambda: len(all_ := records.frames()) >= len(results) and all_)
     assert frames.keys() == results.keys()
+    name = 'vdag_courier_frames_total{outcome="%s"}'
+    told = until(
+        lambda: (
+            (found := figures(system, "edge1", 5500))[name % "acknowledged"] >= len(frames)
+            and found
+        )
+    )
+    assert (
+        told[name % "dropped"]
+        == told[name % "refused"]
+        == told['vdag_courier_spooled{unit="frames"}']
+        == 0
+    )
+    cloud = figures(system, "cloud", 5000)
+    assert cloud["vdag_chronicle_frames_total"] == told[name % "acknowledged"]
+    assert cloud['vdag_records_rows_total{outcome="written"}'] >= len(frames) * len(EVENTS)
     nodes = dict(records.ask("SELECT node_ID, node_name FROM node"))
     expected = ["edge1"] * 5 + ["edge2"] * 4 + ["cloud"] * 4 + ["edge1"] * 3
     for sequence, found in frames.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 FPS = 10
 STOP_S = 1.0
+THROWN_AWAY = re.compile(r"(\d+) frames are thrown away")
 #: capture -> encode | decode -> detect | draw -> render
 SERVICE = {
     "service_id": 0,
@@ -145,19 +148,24 @@ def test_a_session_goes_on_elsewhere_when_a_node_is_killed(theatre: Theatre):
     theatre.asker.ask("DELETE", f"/session/{session}")
 
 
-def test_frames_go_on_while_the_coordinator_is_away(theatre: Theatre):
+@pytest.mark.parametrize("outage_s", [0.5, 30.0])
+def test_frames_go_on_while_the_coordinator_is_away(theatre: Theatre, outage_s: float):
     found = theatre.asker.post("/session?wait_s=60", {"service": 0, "start": True})
     session = found["session_id"]
     assert found["state"] == "running", theatre.log[-40:]
     until(lambda: packets(theatre, session))
     theatre.kill()
     seen = max(row.sequence for row in packets(theatre, session))
+    threading.Event().wait(outage_s)
     theatre.start()
     until(lambda: all(each["is_there"] for each in theatre.asker.get("/node")["nodes"]))
     assert theatre.session(session)["state"] == "running"
+    # Frames of the outage too: they have waited at the node, and none is lost.
+    wanted = set(range(seen + FPS + round(FPS * outage_s * 0.7)))
     rows = until(
-        lambda: (r := packets(theatre, session)) and max(x.sequence for x in r) > seen + FPS and r
+        lambda: (r := packets(theatre, session)) and wanted <= {x.sequence for x in r} and r
     )
+    assert not THROWN_AWAY.search("".join(theatre.nodes["client"].log))
     keys = [(row.handler_id, row.sequence, row.event) for row in rows]
     assert len(keys) == len(set(keys))  # nothing is recorded twice
     found = theatre.asker.post(f"/session/{session}/stop", {})

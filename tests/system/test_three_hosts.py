@@ -42,9 +42,7 @@ def system(make_hosts, tasks, clip, tmp_path_factory) -> Iterator[System]:
         videos={"edge1": {"0": video}, "edge2": {"0": video}},
     ) as system:
         yield system
-        for name, node in system.nodes.items():
-            assert node.stop() == 0, "".join(node.log)
-            assert "Traceback" not in "".join(node.log), name
+        system.end_well()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,9 @@ from vdag import engines, tasks
 from vdag.errors import EngineError, EngineUnavailable
 from vdag.tasks import TaskOptions, overlap
 from vdag.tasks.faces import FaceDetection
+from vdag.tasks.helmets import HelmetDetection
 from vdag.tasks.objects import ObjectDetection
+from vdag.tasks.pose import FaceAlignment
 
 FACES = Path(__file__).parents[2] / "docs" / "faces.jpg"
 
@@ -110,6 +112,73 @@ def test_two_batches_at_once_keep_their_own(host, frames, task, model_id):
     gpu.close()
 
 
+@pytest.fixture(scope="module")
+def people() -> list[dict[str, Any]]:
+    """Frames with one face or two, and those faces; with the last come none."""
+    left = native.jpeg.decode(FACES.read_bytes())
+    right = np.ascontiguousarray(left[:, ::-1])
+    frames = [left, right, np.hstack([left, right]), np.ascontiguousarray(left[20:])]
+    finder = FaceDetection(TaskOptions(model_id=0, device="cpu"))
+    found = finder.process(inputs(frames))
+    finder.close()
+    assert [len(each["bbox"]) for each in found] == [1, 1, 2, 1]
+    given = [{"image": frame} | each for frame, each in zip(frames, found, strict=True)]
+    nobody = {name: values[:0] for name, values in found[0].items()}
+    return [*given, {"image": left} | nobody]
+
+
+def without(people: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{name: each[name] for name in each.keys() - {*names}} for each in people]
+
+
+#: Tasks whose model wants parts of frames, and what they do without.
+PARTS = [(FaceAlignment, ()), (FaceAlignment, ("landmarks",)), (HelmetDetection, ()),
+         (HelmetDetection, ("bbox",))]  # fmt: skip
+
+
+def assert_parts_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours["count_result"] == theirs["count_result"]
+        for name, most in (("head_pose", 1.0), ("prob", 0.05), ("bbox_list", 0.5)):
+            if name in theirs:
+                np.testing.assert_allclose(ours[name], theirs[name], atol=most)
+
+
+@pytest.mark.parametrize(("task", "missing"), PARTS)
+def test_parts_of_frames_go_up_together_two_batches_at_once(host, people, task, missing):
+    cpu, gpu = task(TaskOptions(device="cpu")), task(on_device(0))
+    given = without(people, *missing)
+    batches = [given[:2], given[2:], given[4:]]
+    expected = [cpu.process(batch) for batch in batches]
+    first, second = (overlap.begin(gpu, batch) for batch in batches[:2])
+    assert not first.is_finished
+    assert not second.is_finished
+    assert_parts_same(second.result(), expected[1])
+    # Nothing is there to be begun of a frame without anybody in it.
+    third = overlap.begin(gpu, batches[2])
+    assert third.is_finished is ("bbox" not in missing)
+    assert_parts_same(first.result(), expected[0])
+    assert_parts_same(third.result(), expected[2])
+    cpu.close()
+    gpu.close()
+
+
+def test_a_clip_has_its_heads_together_with_those_of_frames_beside_it(host, people):
+    gpu = HelmetDetection(on_device(0))
+    clip = {"clip": [people[0]["image"], people[1]["image"]]}
+    single = without(people[:2], "bbox")
+    alone = [gpu.process([each])[0] for each in (clip, people[2], *single)]
+    together = gpu.process([clip, people[2], *single])
+    assert_parts_same(together, alone)
+    whole = together[0]
+    assert [each["ntotal"] for each in whole["clip_result"]] == [
+        len(each["prob"]) for each in together[2:]
+    ]
+    gpu.close()
+
+
 def test_frames_in_slots_go_up_from_there(host, frames):
     gpu = tasks.load("face_detection", on_device(2))
     with native.ring.Arena.create("task", [(frames[0].nbytes, 4)]) as arena:
@@ -194,5 +263,19 @@ def test_a_real_gpu_finds_what_the_cpu_finds(frames, task, model_id):
     first, second = (overlap.begin(gpu, inputs(frames[at : at + 2])) for at in (0, 2))
     expected = cpu.process(inputs(frames[:4]))
     assert_same([*first.result(), *second.result()], expected)
+    cpu.close()
+    gpu.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("task", "missing"), PARTS)
+def test_a_real_gpu_finds_in_parts_what_the_cpu_finds(people, task, missing):
+    try:
+        gpu = task(TaskOptions(engine="onnx-cuda", device="cuda:0"))
+    except EngineUnavailable as err:
+        pytest.skip(str(err))
+    cpu, given = task(TaskOptions(device="cpu")), without(people, *missing)
+    first, second = (overlap.begin(gpu, batch) for batch in (given[:2], given[2:]))
+    assert_parts_same([*first.result(), *second.result()], cpu.process(given))
     cpu.close()
     gpu.close()

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from vdag.errors import ConfigError, TransportError
 from vdag.transport.address import Address
 from vdag.transport.channel import (
-    Curve,
     Outgoing,
     bound_address,
     open_pull,
     open_push,
-    private_folder,
     try_send,
     try_send_leased,
 )
+from vdag.transport.folder import private_folder
+from vdag.transport.sockets import Curve
 
 TIMEOUT_MS = 10_000
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -131,6 +131,20 @@ def test_any_text_is_an_address_or_a_config_error(text: str):
 )
 def test_what_leaves_the_host_is_told_from_what_does_not(text: str, is_loopback: bool):
     assert Address.parse(text).is_loopback is is_loopback
+
+
+@pytest.mark.parametrize(
+    ("text", "is_everywhere"),
+    [
+        ("tcp://0.0.0.0:1", True),
+        ("tcp://[::]:1", True),
+        ("tcp://*:1", True),
+        ("tcp://10.0.0.7:1", False),
+        ("inproc://*", False),
+    ],
+)
+def test_an_address_that_nobody_can_answer_to_is_told(text: str, is_everywhere: bool):
+    assert Address.parse(text).is_everywhere is is_everywhere
 
 
 # Sockets

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from vdag.cli import app
 from vdag.errors import ConfigError, TransportError
-from vdag.transport.channel import Curve, bound_address, open_pull, open_push, try_send
+from vdag.transport.channel import bound_address, open_pull, open_push, try_send
 from vdag.transport.edge import Edge
 from vdag.transport.keys import Gate, KeyFolder, default_folder
+from vdag.transport.sockets import Curve
 
 TIMEOUT_MS = 10_000
 TIMEOUT_S = 30.0

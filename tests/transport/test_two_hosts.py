@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts_kit import ip, reason_to_skip
 
 import vdag
 from vdag.transport.keys import KeyFolder
@@ -33,27 +33,6 @@ STEADY_S = 5.0
 TIMEOUT_S = 60.0
 #: Beyond what a frame may take on the link: its own 0.3 s, what it waited for, and a slow machine.
 DELAY_LIMIT_S = 2.0
-
-
-def ip(*arguments: str) -> str:
-    return subprocess.run(
-        ["ip", *arguments], check=True, capture_output=True, text=True, timeout=TIMEOUT_S
-    ).stdout
-
-
-def reason_to_skip() -> str | None:
-    if os.geteuid() != 0:
-        return "only root can make network namespaces"
-    for tool in ("ip", "tc"):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
-    name = f"vdag-try-{os.getpid()}"
-    try:
-        ip("netns", "add", name)
-        ip("netns", "del", name)
-    except subprocess.CalledProcessError as err:
-        return f"network namespaces cannot be made here: {err.stderr.strip()}"
-    return None
 
 
 class Hosts:
@@ -107,7 +86,7 @@ class Hosts:
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    if reason := reason_to_skip():
+    if reason := reason_to_skip("tc"):
         pytest.skip(reason)
     hosts = Hosts()
     yield hosts

@@ -19,6 +19,7 @@ __all__ = [
     "Normalization",
     "Placement",
     "decode",
+    "forecast",
     "header",
     "jpeg",
     "literal",
@@ -33,6 +34,7 @@ if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
     try:
         from vdag._native import (
             decode,
+            forecast,
             header,
             jpeg,
             literal,
@@ -51,6 +53,7 @@ if TYPE_CHECKING or os.environ.get("VDAG_NATIVE") != "reference":
         from vdag._native import reference_jpeg as jpeg  # type: ignore[no-redef]
 else:
     from vdag._native import reference_decode as decode
+    from vdag._native import reference_forecast as forecast
     from vdag._native import reference_header as header
     from vdag._native import reference_jpeg as jpeg
     from vdag._native import reference_literal as literal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -32,12 +33,15 @@ PACKAGES = (
 #: What only a machine with a GPU wants, likewise.
 GPU_PACKAGES = (
     ("onnxruntime-gpu", "runs models on CUDA", "gpu"),
-    ("pycuda", "memory, streams and kernels of the GPU", "cuda"),
+    ("pycuda", "memory, streams and kernels of the GPU; nvcc builds it", "cuda"),
     ("cuda-bindings", "CUDA graphs, page-locking, the compiler of kernels", "cuda"),
     ("onnx", "prepares models for TensorRT", "tensorrt"),
 )
-#: Builds of OpenCV that provide the same module.
+#: Builds of OpenCV that provide the same module; a system's own, as JetPack's, is no package.
 ALTERNATIVES = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python")}
+MODULES = {"opencv-python-headless": "cv2"}
+#: More GPUs than any machine has.
+MAX_GPUS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ def _machine() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     for package, use, extra in PACKAGES:
         version = _version(package, *ALTERNATIVES.get(package, ()))
+        if not version and package in MODULES:
+            version = _module_version(MODULES[package])
         problem = "" if version else f"not installed: pip install '.[{extra}]' ({use})"
         yield Finding(package, f"{version}, {use}" if version else "", problem)
 
@@ -97,6 +103,15 @@ def _version(*packages: str) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
+
+
+def _module_version(name: str) -> str | None:
+    """Return the version of a module that no package has brought, None if there is none."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        return None
+    return f"{getattr(module, '__version__', 'of unknown version')} of the system"
 
 
 def _engines() -> Iterator[Finding]:
@@ -112,6 +127,13 @@ def _gpu() -> Iterator[Finding]:
         version = _version(package)
         problem = "" if version else f"not installed: pip install '.[{extra}]' ({use})"
         yield Finding(package, f"{version}, {use}" if version else "", problem, needed=False)
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        # Whichever was installed last has overwritten part of the other.
+        problem = (
+            "onnxruntime and onnxruntime-gpu are one module: pip uninstall both, then pip install "
+            "'.[gpu]' in the checkout"
+        )
+        yield Finding("onnxruntime", "", problem, needed=False)
     try:
         libraries = ", ".join(flavour.libraries()) or flavour.find().name
     except EngineUnavailable as err:
@@ -122,14 +144,24 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("nvJPEG", find_library())
     except EngineUnavailable as err:
         yield Finding("nvJPEG", "", str(err), needed=False)
-    try:
-        device = open_device(0)
-    except EngineUnavailable as err:
-        yield Finding("GPU", "", str(err), needed=False)
-    else:
+    yield from _devices()
+
+
+def _devices() -> Iterator[Finding]:
+    """Name every GPU."""
+    for index in range(MAX_GPUS):
+        try:
+            device = open_device(index)
+        except EngineUnavailable as err:
+            if not index:
+                yield Finding("GPU", "", str(err), needed=False)
+            return
         capability = ".".join(str(part) for part in device.compute_capability)
         memory = f"{device.nbytes / 2**30:.1f} GiB"
-        yield Finding("GPU", f"{device.name}, compute capability {capability}, {memory}")
+        if device.integrated:
+            memory += " shared with the host"
+        what = f"{device.name}, compute capability {capability}, {memory}"
+        yield Finding(f"GPU cuda:{index}", what)
 
 
 def _models() -> Iterator[Finding]:

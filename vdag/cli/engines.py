@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from vdag import _native as native
+from vdag.control.profile.engine_costs import EngineCosts
 from vdag.engines import measuring, zoo
 from vdag.engines.base import EngineSpec
 from vdag.engines.gpu.device import device_number, open_device
@@ -103,31 +104,56 @@ def measure(
     batch: Annotated[str, typer.Option(help="Sizes of batches with commas between.")] = "1,4,16",
     calls: Annotated[int, typer.Option(help="Batches of each size, at least.")] = 20,
     threads: Annotated[int, typer.Option(help="Of the CPU, for one call.")] = 1,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="A profile that it goes into, for each task that has the model."),
+    ] = None,
+    place: Annotated[
+        str, typer.Option(help="What it holds for there: edge, cloud, IP:PORT; by default any.")
+    ] = "",
 ) -> None:
     """Measure what models take, by the size of the batch: time, and memory of host and GPU."""
     width, height = _numbers("size", size.split("x"), count=2)
     batches = _numbers("batch", batch.split(","))
     table = Table(box=None)
     for title in ("model", "batch", "mean ms", "p95 ms", "ms a picture", "pictures/s"):
-        table.add_column(title, justify="left" if title == "model" else "right")
+        table.add_column(title, justify="left" if title == "model" else "right", no_wrap=True)
     for title in ("MiB", "MiB of GPU"):
         table.add_column(title, justify="right")
     picture = np.full((height, width, 3), 127, np.uint8)
+    book = (
+        None
+        if profile is None
+        else EngineCosts(profile, place, (width, height), f"{engine} on {device}")
+    )
+    if book is not None and 1 not in batches:
+        raise ConfigError(f"batch is {batch!r}: a profile needs to know what a batch of 1 takes")
     for name in models:
         card = zoo.load_card(_path(name).with_suffix(".toml"))
         spec = EngineSpec(card.path, engine, device=device, threads=threads, name=card.name)
-        preparation = _preparation(card, width, height)
-        for cost in measuring.measure(spec, preparation, picture, batches, calls=calls):
-            times = (cost.mean_s, cost.p95_s, cost.mean_s / cost.batch)
-            table.add_row(
-                card.name,
-                str(cost.batch),
-                *(f"{seconds * 1e3:.2f}" for seconds in times),
-                f"{cost.rate:.1f}",
-                str(cost.host_nbytes >> 20),
-                str(cost.device_nbytes >> 20),
-            )
+        largest = max((task.max_side for task in card.tasks), default=LARGEST_SIDE)
+        services = {largest: []} if book is None else book.services(card)
+        for side, served in services.items():
+            preparation = _preparation(card, width, height, side)
+            costs = list(measuring.measure(spec, preparation, picture, batches, calls=calls))
+            label = card.name if len(services) == 1 else f"{card.name} to {side}"
+            for cost in costs:
+                _add_row(table, label, cost)
+            if book is not None:
+                book.put(served, costs)
     Console().print(table)
+
+
+def _add_row(table: Table, name: str, cost: measuring.BatchCost) -> None:
+    times = (cost.mean_s, cost.p95_s, cost.mean_s / cost.batch)
+    table.add_row(
+        name,
+        str(cost.batch),
+        *(f"{seconds * 1e3:.2f}" for seconds in times),
+        f"{cost.rate:.1f}",
+        str(cost.host_nbytes >> 20),
+        str(cost.device_nbytes >> 20),
+    )
 
 
 @engines.command()
@@ -168,9 +194,9 @@ def _numbers(option: str, texts: list[str], *, count: int = 0) -> list[int]:
     return [int(text) for text in texts]
 
 
-def _preparation(card: zoo.Card, width: int, height: int) -> Preparation:
-    """Return how a model wants pictures of a size, at the most that a task gives it."""
-    spec, most = card.input, max((task.max_side for task in card.tasks), default=LARGEST_SIDE)
+def _preparation(card: zoo.Card, width: int, height: int, most: int) -> Preparation:
+    """Return how a model wants pictures of a size, at the longest side that a task gives it."""
+    spec = card.input
     norm = native.Normalization(
         scale=spec.scale, mean=spec.mean, std=spec.std, rgb=spec.colour == "RGB", pad=spec.pad
     )

@@ -71,14 +71,20 @@ def measure(
         str, typer.Option(help="What it holds for: edge, cloud, a node's IP:PORT; by default any.")
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What runs models, see vdag doctor.")] = "onnx",
+    batch: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes of batches with commas, 1 for none; by default while they save."),
+    ] = None,
     tasks: Annotated[
         list[Path] | None, typer.Option(help="A Python file that registers tasks of your own.")
     ] = None,
 ) -> None:
     """Run tasks on a clip, one model and resolution after another, and write a profile.
 
-    Each runs alone, in a worker process, a frame at a time. Accuracy is told against the golden
-    configuration: the largest model at the largest resolution that the clip has, every frame.
+    Each runs alone, in a worker process, a frame at a time, then in batches. Accuracy is told
+    against the golden configuration: the largest model at the largest resolution that the clip has,
+    every frame.
     """
     if context.invoked_subcommand is not None:
         return
@@ -99,6 +105,8 @@ def measure(
         repeat=repeat,
         exclude_load=exclude_load,
         device=device,
+        engine=engine,
+        batches=tuple(_whole("batch", each) for each in _split(batch)),
         place=place,
     )
     known = Profile.load(out) if out.exists() else Profile()
@@ -129,6 +137,8 @@ def show(
     for name, value in sorted(known.about.items()):
         console.print(Text(f"{name}: {value}"))
     console.print(_cost_table(known))
+    if batches := _batch_table(known):
+        console.print(batches)
     console.print(_accuracy_table(known))
     sizes = Table("resolution", "encoder", "KB per frame", title="Encoded frames")
     for size in known.frames():
@@ -255,6 +265,29 @@ def _cost_table(known: Profile) -> Table:
     return found
 
 
+def _batch_table(known: Profile) -> Table | None:
+    """Return a row per size of a batch, None if nothing is known of any."""
+    found = Table(title="What batches take of a worker, and of memory")
+    for name in ("task", "model", "place", "resolution"):
+        found.add_column(name)
+    for name in ("batch", "ms", "ms per frame", "MiB", "MiB of GPU"):
+        found.add_column(name, justify="right")
+    for task, model_id, resolution, place, cost in known.costs():
+        for point in cost.batches:
+            found.add_row(
+                task,
+                str(model_id),
+                place or "any",
+                resolution,
+                str(point.batch),
+                f"{point.seconds * 1e3:.2f}",
+                f"{point.seconds / point.batch * 1e3:.2f}",
+                str(point.mem_nbytes >> 20),
+                str(point.device_nbytes >> 20),
+            )
+    return found if found.row_count else None
+
+
 def _accuracy_table(known: Profile) -> Table:
     """Return a row per model and resolution, interpolated at some rates."""
     found = Table(title="Accuracy against the golden configuration, at frames per second")
@@ -276,7 +309,8 @@ def _split(texts: Sequence[str] | None) -> tuple[str, ...]:
 
 def _whole(option: str, text: str) -> int:
     if not text.isdecimal() or len(text) > 3:
-        raise ConfigError(f"{option} is {text!r}, expected a model_id such as 1")
+        noun = "a model_id such as 1" if option == "model" else "a whole number"
+        raise ConfigError(f"{option} is {text!r}, expected {noun}")
     return int(text)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from vdag.cli.cloud import Cloud, Token, Url
@@ -21,17 +24,21 @@ if TYPE_CHECKING:
         Trace,
         TraceFrame,
         TracePlan,
+        TraceQuota,
         TraceRuntime,
         TraceStates,
     )
 
 __all__ = ["record"]
 
+logger = logging.getLogger(__name__)
+
 #: Between two looks at what is not streamed.
 LOOK_S = 1.0
 #: Plans and queries that are looked through.
 MAX_PLANS, MAX_QUERIES = 1000, 1000
 JOIN_TIMEOUT_S = 15.0
+SERVICE_PORT = 5500
 
 
 def record(
@@ -42,11 +49,16 @@ def record(
     ] = 60.0,
     url: Url = DEFAULT_URL,
     token_file: Token = None,
+    service: Annotated[
+        str | None,
+        typer.Option(help="Address of the cloud's compute service; port 5500 unless given."),
+    ] = None,
 ) -> None:
     """Record a running query: its plans, what it measures, and every result's delay."""
     from vdag.control.simulation.traces import write_trace
 
-    recorder = Recorder(Cloud(url, token_file), query)
+    cloud = Cloud(url, token_file)
+    recorder = Recorder(cloud, query, Cloud(service or _service_of(cloud.url), token_file))
     trace = recorder.run(seconds)
     write_trace(trace, out)
     print(f"{out}: {len(trace.frames)} results, {len(trace.plans)} plans, {trace.duration_s:.0f} s")
@@ -58,10 +70,12 @@ class Recorder:
     Args:
         cloud: whom to ask.
         query: its id.
+        service: whom to ask for the state of the nodes; it need not answer.
     """
 
-    def __init__(self, cloud: Cloud, query: str) -> None:
+    def __init__(self, cloud: Cloud, query: str, service: Cloud) -> None:
         self._cloud, self._query = cloud, query
+        self._service: Cloud | None = service
         self._begin_s = 0.0
         self._frames: list[TraceFrame] = []
         self._plans: dict[int, TracePlan] = {}
@@ -149,8 +163,40 @@ class Recorder:
             plan = TracePlan(at_s, each["number"], each["video_conf"], each["flow_mapping"])
             self._plans.setdefault(each["number"], plan)
         nodes = tuple(sorted(self._cloud.get("/node/get_all_status")["data"]))
-        if not self._states or self._states[-1].nodes != nodes:
-            self._states.append(TraceStates(at_s, nodes))
+        quotas = self._quotas()
+        last = self._states[-1] if self._states else None
+        if last is None or (last.nodes, last.quotas) != (nodes, quotas):
+            self._states.append(TraceStates(at_s, nodes, quotas))
+
+    def _quotas(self) -> dict[str, TraceQuota]:
+        """Return the CPU quotas of nodes by address; nothing without a service that tells them."""
+        if self._service is None:
+            return {}
+        try:
+            found = self._service.get("/get_cluster_info")
+        except VdagError as err:
+            logger.info("quotas of nodes are not recorded: %s", err)
+            self._service = None
+            return {}
+        states = found.items() if isinstance(found, Mapping) else ()
+        return {address: quota for address, state in states if (quota := _quota(state)) is not None}
+
+
+def _service_of(url: str) -> str:
+    """Return where a cloud's compute service is, unless somebody has put it elsewhere."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}:{SERVICE_PORT}"
+
+
+def _quota(state: Any) -> TraceQuota | None:
+    """Read the CPU quota of a node; None for one that has none, or says it in no known way."""
+    from vdag.control.simulation.traces import TraceQuota
+
+    with contextlib.suppress(LookupError, TypeError, msgspec.ValidationError):
+        return msgspec.convert(state["device_state"]["cpu_quota"], TraceQuota)
+    return None
 
 
 def _frame(data: Any, at_s: float) -> TraceFrame | None:

@@ -64,6 +64,7 @@ def run(
         list[str] | None, typer.Option(help="TASK=FILE: a model card of your own.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What runs models, see vdag doctor.")] = "onnx",
     batch: Annotated[int, typer.Option(help="Most frames a task takes at once.")] = 1,
     threads: Annotated[int | None, typer.Option(help="By default one per core.")] = None,
     workers: Annotated[
@@ -102,6 +103,7 @@ def run(
                 models=models,
                 cards=_pairs("card", card),
                 device=device,
+                engine=engine,
                 threads=threads,
                 workers=workers,
                 batch=batch,

@@ -22,14 +22,20 @@ if TYPE_CHECKING:
     from vdag.control.records.inspection import Extent, Subject
     from vdag.control.tracing import Figures, Frame, FrameKey, Roster, Summary
     from vdag.control.tracing.reading import Look
+    from vdag.control.tracing.sharing import SharedSession
 
-__all__ = ["What", "trace"]
+__all__ = ["Manager", "What", "shared_session", "trace"]
 
 What = Annotated[
     str,
     typer.Argument(
         metavar="QUERY|SESSION", help="A query's id, or the number or the name of a session."
     ),
+]
+
+Manager = Annotated[
+    str,
+    typer.Option("--cloud", help="Ask a query manager at this address, not a database."),
 ]
 
 
@@ -42,9 +48,7 @@ def trace(
         int, typer.Option(min=1, max=1_000_000, help="Look at so many frames, the newest.")
     ] = 10_000,
     database: Records = "",
-    cloud: Annotated[
-        str, typer.Option(help="Ask a query manager at this address, not a database.")
-    ] = "",
+    cloud: Manager = "",
     token_file: Token = None,
     chrome: Annotated[
         Path | None, typer.Option(help="Write a trace for ui.perfetto.dev or chrome://tracing.")
@@ -86,14 +90,26 @@ def _session(
         with inspected(database) as inspection:
             yield inspection, inspection.subject(what)
         return
+    shared = shared_session(Cloud(cloud, token_file), what)
+    yield shared, shared.subject
+
+
+def shared_session(manager: Cloud, query_id: str) -> SharedSession:
+    """Return the session of a query as a query manager tells it.
+
+    Raises:
+        DependencyMissing: what reads it is not installed.
+        ConfigError: the query is none, or has no session.
+        TransportError: it cannot be reached, or says nothing that can be read.
+    """
     try:
         from vdag.control.tracing.sharing import SharedSession
     except ImportError as err:
         raise DependencyMissing(str(err.name), "serve") from err
-    manager = Cloud(cloud, token_file)
-    path = f"/query/get_packets/{quote(what, safe='')}"
-    shared = SharedSession(lambda first, last: manager.get(path, first=first, last=last))
-    yield shared, shared.subject
+    path = f"/query/get_packets/{quote(query_id, safe='')}"
+    return SharedSession(
+        lambda first, last, step: manager.get(path, first=first, last=last, step=step)
+    )
 
 
 class _Looked:

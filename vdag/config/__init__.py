@@ -42,6 +42,7 @@ from vdag.config.sections import (
     VideoConfig,
 )
 from vdag.errors import ConfigError
+from vdag.wording import located
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,7 +96,8 @@ def load_config(
     try:
         config = msgspec.convert(tree, Config, strict=False, dec_hook=_convert)
     except msgspec.ValidationError as err:
-        raise ConfigError(_rephrase(str(err))) from err
+        place, text = located(err)
+        raise ConfigError(f"setting {place}: {text}" if place else text) from err
     return checked(config)
 
 
@@ -187,11 +189,3 @@ def _check_known(tree: Any, kind: Any, place: str) -> None:
             if name not in hints:
                 raise ConfigError(f"unknown setting {place}{name}")
             _check_known(value, hints[name], f"{place}{name}.")
-
-
-def _rephrase(message: str) -> str:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.node.name`" into this package's words."""
-    text, _, place = message.partition(" - at ")
-    text = (text[:1].lower() + text[1:]).replace("`", "")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    return f"setting {place}: {text}" if place else text

@@ -29,7 +29,7 @@ from vdag.control.records import Retention, Store
 from vdag.control.rest.dispatch import Dispatch
 from vdag.control.scheduling.scheduler import SchedulerSettings
 from vdag.transport.address import Address
-from vdag.transport.channel import private_folder
+from vdag.transport.folder import private_folder
 from vdag.transport.keys import KeyFolder, default_folder
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vdag.control.jobs import Jobs
     from vdag.control.service.openings import Openings
     from vdag.control.service.plan_limits import PlanLimits
-    from vdag.transport.channel import Curve
+    from vdag.transport.sockets import Curve
 
 __all__ = ["Affiliation", "retention_of", "state_folder"]
 

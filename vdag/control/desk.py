@@ -23,9 +23,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from vdag.graph import Graph
+
 if TYPE_CHECKING:
-    from vdag.control.records import FrameResult
-    from vdag.graph import Graph
+    from vdag.control.records import FrameResult, QueryRecord
     from vdag.plan import Constraint, Plan
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
 #: How a query was written, in which its older replies are written too: `pipeline` by its newest
 #: documents, `dag` with the generator inside of the `dag`, `flow` with the generator beside it.
 Form = Literal["pipeline", "dag", "flow"]
+_FORMS: Mapping[str, Form] = {"pipeline": "pipeline", "dag": "dag", "flow": "flow"}
 #: How a node is spoken to: by the plan channel, by posting to it (`push`), by being asked (`pull`).
 Dialect = Literal["channel", "push", "pull"]
 
@@ -105,6 +107,29 @@ class QueryView:
     runtime: Mapping[str, Any] = field(default_factory=dict)
     decision: Mapping[str, Any] = field(default_factory=dict)
     created_s: float = 0.0
+
+    @classmethod
+    def of_record(cls, record: QueryRecord) -> QueryView:
+        """Return a query as it is recorded, with nothing of what was measured.
+
+        Raises:
+            GraphError: its tasks make no graph.
+        """
+        asked, plan = record.asked, record.plan
+        return cls(
+            record.query_id,
+            asked.node_addr,
+            asked.video_id,
+            Graph.from_dag(asked.dag),
+            asked.constraint,
+            asked.policy,
+            _FORMS.get(asked.form, "pipeline"),
+            record.state,
+            record.reason,
+            record.suspended,
+            None if plan is None else {**plan.documents, "number": plan.number},
+            created_s=record.created_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

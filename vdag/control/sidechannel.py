@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 from vdag.control.http import openapi
 from vdag.control.http.app import new_app
 from vdag.control.http.gate import BodyRoom
+from vdag.control.http.replies import JSON, reply
 from vdag.control.viewing.feed import Feeds, split
 from vdag.control.viewing.pace import Wanted
 from vdag.control.viewing.pictures import (
@@ -31,7 +32,6 @@ from vdag.errors import ConfigError, Saturated
 
 __all__ = ["Views", "create_cloud_app", "create_node_app"]
 
-JSON = "application/json"
 MAX_VIEWERS = 256
 #: Addresses that clients have told; the oldest are forgotten.
 MAX_ADDRESSES = 10_000
@@ -129,7 +129,7 @@ def create_cloud_app(
         if len(addresses) > MAX_ADDRESSES:
             addresses.popitem(last=False)
         msg = f"update <job_uid, addr> (<{told.job_uid}, {told.node_addr}>) to cloud"
-        return _reply({"msg": msg, "status": 0})
+        return reply({"msg": msg, "status": 0})
 
     _add_video(app, video)
     app.add_api_route(
@@ -163,12 +163,8 @@ def _is_overlaid(request: Request) -> bool:
 
 
 def _not_ready() -> Response:
-    return _reply({"msg": "video not ready", "status": 1})
+    return reply({"msg": "video not ready", "status": 1})
 
 
 def _not_ready_on_cloud() -> Response:
-    return _reply({"msg": "video not ready on cloud", "status": 1})
-
-
-def _reply(document: Any) -> Response:
-    return Response(msgspec.json.encode(document), media_type=JSON)
+    return reply({"msg": "video not ready on cloud", "status": 1})

@@ -104,7 +104,7 @@ __all__ = [
 ]
 
 #: Changes whenever a message does; both ends have to speak the same.
-VERSION = 3
+VERSION = 4
 MAGIC = b"VPLN"
 _PREFIX = MAGIC + bytes([VERSION])
 

@@ -13,6 +13,7 @@ from vdag.control.wire_terms import (
     Document,
     Name,
     Number,
+    Pixels,
     Place,
     Positive,
     Routes,
@@ -96,11 +97,13 @@ class OpenTask(
         number: of the order.
         task: whose name has all that has to be known of it.
         workers: processes; none for not any more.
+        trial: width and height of a picture that they try it on first; None for none.
     """
 
     number: Positive
     task: Name
     workers: Workers
+    trial: tuple[Pixels, Pixels] | None = None
 
 
 Order = LimitTask | OpenTask | SendPlan | StartJob | StopJob

@@ -25,6 +25,7 @@ __all__ = [
     "Offers",
     "Opened",
     "Openings",
+    "Pixels",
     "Place",
     "Port",
     "Positive",
@@ -110,11 +111,13 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         task: its name.
         order: number of the order.
         reason: why the task is not done; empty for that its workers serve.
+        trial_s: what it took of a picture; 0 for it was not tried.
     """
 
     task: Name
     order: Positive
     reason: Text = ""
+    trial_s: Amount = 0.0
 
 
 class Work(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

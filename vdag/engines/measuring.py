@@ -20,9 +20,10 @@ from vdag.engines.begun import Begun
 from vdag.engines.gpu.device import device_number, open_device
 from vdag.engines.gpu.engine import PictureEngine
 from vdag.engines.gpu.pictures import Preparation
+from vdag.engines.gpu.preparing import settle
 from vdag.errors import ConfigError, EngineUnavailable
 
-__all__ = ["MAX_BATCH", "BatchCost", "measure"]
+__all__ = ["MAX_BATCH", "BatchCost", "measure", "memory_of", "settle"]
 
 MAX_BATCH = 256
 MAX_CALLS = 10_000
@@ -43,6 +44,7 @@ class BatchCost:
         rate: pictures per second, with as many batches at work as a worker has.
         host_nbytes: resident memory of the process beyond what it had without the engine.
         device_nbytes: memory of the GPU likewise; 0 without one.
+        calls: batches that were counted.
     """
 
     batch: int
@@ -51,6 +53,7 @@ class BatchCost:
     rate: float
     host_nbytes: int
     device_nbytes: int
+    calls: int = 1
 
 
 def measure(
@@ -82,14 +85,14 @@ def measure(
             raise ConfigError(f"batch of {batch} is not 1 to {MAX_BATCH}")
     if not 1 <= calls <= MAX_CALLS:
         raise ConfigError(f"calls of {calls} is not 1 to {MAX_CALLS}")
-    before = _memory(spec)
+    before = memory_of(spec.device)
     with engines.load(spec) as engine:
         for batch in sorted(set(batches)):
             mean_s, p95_s, rate = _timed(engine, preparation, [picture] * batch, calls)
-            host, device = _memory(spec)
-            yield BatchCost(
-                batch, mean_s, p95_s, rate, max(host - before[0], 0), max(device - before[1], 0)
+            host, device = (
+                max(now - then, 0) for now, then in zip(memory_of(spec.device), before, strict=True)
             )
+            yield BatchCost(batch, mean_s, p95_s, rate, host, device, calls)
 
 
 def _timed(
@@ -100,6 +103,7 @@ def _timed(
     # As many at once as later: an engine takes the memory of each when it comes.
     for _ in range(WARM_UP_ROUNDS):
         _overlapped(begin, IN_FLIGHT)
+        settle()  # what the engine prepares for this size
     times = []
     for _ in range(calls):
         start_s = time.perf_counter()
@@ -140,15 +144,19 @@ def _beginning(
     return run
 
 
-def _memory(spec: EngineSpec) -> tuple[int, int]:
-    """Return the bytes that this process has, and those that are taken of its GPU."""
+def memory_of(device: str) -> tuple[int, int]:
+    """Return the bytes that this process has, and those that are taken of its GPU; 0 for none.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+    """
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     host = pages * os.sysconf("SC_PAGE_SIZE")
-    if spec.device == "cpu":
+    if device == "cpu":
         return host, 0
     try:
-        device = open_device(device_number(spec.device))
+        opened = open_device(device_number(device))
     except EngineUnavailable:
         return host, 0
-    with device.active():
-        return host, device.nbytes - device.free_nbytes()
+    with opened.active():
+        return host, opened.nbytes - opened.free_nbytes()

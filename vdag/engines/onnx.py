@@ -9,6 +9,7 @@ the outputs of the run before; the arrays returned are views of that memory and 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -308,6 +309,7 @@ def open_cuda(
     return None, "onnxruntime finds no CUDA driver, CUDA libraries or cuDNN that it can use"
 
 
+@functools.cache  # what other threads print meanwhile is lost: not at every session
 def _preload(ort: Any) -> None:
     """Load CUDA's libraries from their packages, where `pip install` has put them."""
     preload = getattr(ort, "preload_dlls", None)

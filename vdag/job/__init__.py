@@ -31,6 +31,7 @@ from vdag.job.slots import Parcel, Slots
 from vdag.job.traffic import JobStats, Traffic
 from vdag.job.trip import Trip
 from vdag.results import Result
+from vdag.threads import wait_ended
 from vdag.transport import messages
 from vdag.transport.messages import Join, Leave
 
@@ -221,16 +222,12 @@ class Job:
     def close(self) -> None:
         """Stop reading, count what is in flight as `closed`, take leave; harmless when repeated.
 
-        A source that does not leave its read in `CLOSE_TIMEOUT_S` is left behind, with a warning.
+        A source that does not leave its read in `CLOSE_TIMEOUT_S` is left behind, as the log says.
         """
         self.ask_to_close()
         if (mailbox := self._traffic.mailbox) is not None:
             mailbox.ring()
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-            if thread.is_alive():
-                logger.warning("%s still busy %.0f s after close", thread.name, CLOSE_TIMEOUT_S)
+        wait_ended(*self._threads, timeout_s=CLOSE_TIMEOUT_S)
         with self._lock:
             mailbox = self._traffic.mailbox
             self._traffic.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from vdag.errors import ConfigError, TransportError
 from vdag.job.arrivals import Arrivals
 from vdag.transport import inside, messages
 from vdag.transport.address import Address
+from vdag.transport.bell import Bell
 
 __all__ = ["Hatch", "Mailbox", "home_address", "open_way"]
 
@@ -101,7 +101,7 @@ class Mailbox:
     def __init__(self, exchange: str, home: str) -> None:
         self._path = Path(Address.parse(home).place)
         self._context: zmq.Context[Any] = zmq.Context()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         try:
             self._out = self._context.socket(zmq.PUSH)
             self._out.sndhwm = HIGH_WATER
@@ -115,7 +115,7 @@ class Mailbox:
             raise TransportError(f"no way from {exchange} to {home}: {err}") from err
         self._poller = zmq.Poller()
         self._poller.register(self._in, zmq.POLLIN)
-        self._poller.register(self._bell, zmq.POLLIN)
+        self._poller.register(self._bell.fileno(), zmq.POLLIN)
 
     def send(self, part: bytes | memoryview) -> bool:
         """Send a message of one part; False if the exchange has not read so many before it."""
@@ -142,12 +142,10 @@ class Mailbox:
 
     def ring(self) -> None:
         """Wake `receive`, now and whenever it is called from now on."""
-        os.eventfd_write(self._bell, 1)
+        self._bell.ring()
 
     def close(self) -> None:
         """Close both sockets, once nobody sends or receives; the home's file goes."""
         self._context.destroy(linger=LINGER_MS)
         self._path.unlink(missing_ok=True)
-        if self._bell >= 0:
-            os.close(self._bell)
-            self._bell = -1
+        self._bell.close()

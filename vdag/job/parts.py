@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from vdag.results import TaskParts
+from vdag.transport.messages import MAX_BATCH
 
 if TYPE_CHECKING:
     from vdag.itinerary import Itinerary
@@ -30,6 +31,7 @@ class Times(NamedTuple):
         pid: of the worker; 0 for not said.
         arrived_ns: when the frame was in the task's queue; 0 for not said.
         nbytes: of the message by which the frame came to that node; 0 if it did not come by one.
+        batch: frames in the batch; 0 for not said, which counts as 1.
     """
 
     start_ns: int
@@ -37,6 +39,7 @@ class Times(NamedTuple):
     pid: int = 0
     arrived_ns: int = 0
     nbytes: int = 0
+    batch: int = 1
 
     @property
     def compute_ns(self) -> int:
@@ -86,8 +89,10 @@ def parts_of(
             # What the frame came with is told by each task there; it came for the first.
             nbytes = max(at.nbytes, 0) if place != before else 0
             before = place
+            # Other nodes tell it, and may tell anything.
+            batch = min(max(at.batch, 1), MAX_BATCH)
             parts[task] = TaskParts(
-                transfer_ns / _NS, at.queue_ns / _NS, at.compute_ns / _NS, at.pid, nbytes
+                transfer_ns / _NS, at.queue_ns / _NS, at.compute_ns / _NS, at.pid, nbytes, batch
             )
     return parts, home_s
 

@@ -177,12 +177,12 @@ class Slots:
     def _loan(self, shape: tuple[int, ...]) -> Loan | None:
         """Wait for a slot, after taking back those of frames that the caller has."""
         nbytes = math.prod(shape)
-        deadline = time.monotonic() + self._wait_s
+        deadline_s = time.monotonic() + self._wait_s
         wait_s = 0.0
         while (loan := self._try(nbytes, shape, wait_s)) is None:
             if self._reclaim():
                 continue
-            wait_s = min(deadline - time.monotonic(), SLICE_S)
+            wait_s = min(deadline_s - time.monotonic(), SLICE_S)
             if wait_s <= 0 or self._is_closing():
                 return None
         return loan

@@ -19,6 +19,7 @@ from vdag.job.places import Places
 from vdag.job.settings import OnDrop
 from vdag.job.trip import Trip, read_message, stage_error
 from vdag.metrics import Histogram
+from vdag.sparing import SparingLog
 from vdag.transport import messages
 from vdag.transport.messages import CreditWanted, Dropped, Grant
 
@@ -91,6 +92,7 @@ class Traffic:
         self._times = TaskTimes(tasks)
         self._start_ns = self._last_ns = time.monotonic_ns()
         self._stray = 0
+        self._log = SparingLog(logger)
         self._lost: frozenset[str] = frozenset()
 
     def open(self, mailbox: Mailbox | Hatch) -> None:
@@ -168,7 +170,7 @@ class Traffic:
     def expire(self, now_ns: int) -> None:
         """Give up the frames whose time is up."""
         for seq in self.books.expire(now_ns):
-            logger.warning("frame %d of job %s timed out", seq, self._itinerary.job)
+            self._log.warning("timeout", "frame %d of job %s timed out", seq, self._itinerary.job)
             self._part_with(seq)
 
     def take_home(self, arrived_ns: int, parts: Sequence[bytes]) -> None:
@@ -253,7 +255,7 @@ class Traffic:
         error, reason = stage_error(notice), FAULTS[notice.reason]
         self._times.fail(notice.task)
         if self._on_error == "drop":
-            logger.warning("%s", error)
+            self._log.warning(notice.task, "%s", error)
             self._drop(notice.seq, reason)
         elif self.books.fail(notice.seq, reason):
             self._trips[notice.seq].error = error

@@ -155,7 +155,7 @@ def stage_error(notice: Dropped) -> StageError:
 
 def _are_times(value: Any) -> bool:
     """Say whether it is what a worker writes; some leave out what comes last."""
-    return isinstance(value, list) and 2 <= len(value) <= 5 and {*map(type, value)} == {int}
+    return isinstance(value, list) and 2 <= len(value) <= 6 and {*map(type, value)} == {int}
 
 
 def _own(value: Any) -> Any:

@@ -28,6 +28,12 @@ from vdag.control import queries as query
 from vdag.control import service, sidechannel
 from vdag.control.affiliation import Affiliation
 from vdag.control.cluster import NodeView
+from vdag.control.exposition import (
+    add_metrics,
+    chronicle_figures,
+    courier_figures,
+    record_figures,
+)
 from vdag.control.http.doorkeeper import Doorkeeper
 from vdag.control.http.gate import BodyRoom
 from vdag.control.http.listening import bind
@@ -44,6 +50,7 @@ from vdag.signals import ended_by_signals
 if TYPE_CHECKING:
     import socket
 
+    from prometheus_client.core import Metric
     from starlette.types import ASGIApp
     from typing_extensions import Self
 
@@ -165,12 +172,16 @@ class Node:
                 self.affiliation.cluster,
                 Place(self._address, config.node.role),
                 self._worksite.packages,
+                self._courier_figures,
             )
             app = _guarded(service.create_app(parts), config.service)
             yield Door(app, sockets["service"])
         if "edge" in sockets:
             assert workplace is not None, "edges have jobs"
-            yield Door(_guarded(job.create_app(workplace.parts()), config.edge), sockets["edge"])
+            jobs = job.create_app(workplace.parts())
+            if "service" not in sockets:
+                add_metrics(jobs, self._courier_figures)
+            yield Door(_guarded(jobs, config.edge), sockets["edge"])
             live = sidechannel.create_node_app(
                 workplace.live_view, token=config.edge.token, cors=config.edge.cors
             )
@@ -196,6 +207,7 @@ class Node:
                 cloud.node_live_port,
             )
         )
+        add_metrics(app, self._record_figures)
         return Door(_guarded(app, cloud), found, app.state.close_streams)
 
     def _live_door(self, found: socket.socket) -> Door:
@@ -219,6 +231,17 @@ class Node:
         if "collector" in self._sockets:
             app = open_collector(self._config, self.affiliation.store, stack)
             yield Door(app, self._sockets["collector"])
+
+    def _courier_figures(self) -> Iterator[Metric]:
+        courier = self.affiliation.courier
+        return courier_figures(None if courier is None else courier.stats())
+
+    def _record_figures(self) -> Iterator[Metric]:
+        controller, store = self.affiliation.controller, self.affiliation.store
+        assert controller is not None, "clouds have a controller"
+        assert store is not None, "and records"
+        yield from chronicle_figures(controller.stats().chronicle)
+        yield from record_figures(store.log.stats())
 
     async def _serve(self) -> None:
         watcher = asyncio.ensure_future(self._watch())

@@ -8,11 +8,14 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-
-import uvicorn
-from starlette.types import ASGIApp
+from typing import TYPE_CHECKING
 
 from vdag.config import is_loopback
+from vdag.control.http.listening import new_server
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 __all__ = ["Door", "Servers", "address_of"]
 
@@ -98,19 +101,12 @@ class Servers:
 
 
 def _server(door: Door) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            door.app,
-            log_config=None,
-            access_log=False,
-            ws="none",
-            lifespan="on",
-            server_header=False,
-            proxy_headers=False,
-            backlog=BACKLOG,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACE_S,
-        )
+    return new_server(
+        door.app,
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
     )
 
 

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from vdag.errors import VdagError
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,8 +68,7 @@ class Surveyor:
     def close(self) -> None:
         """Probe no more; may be called again."""
         self._closing.set()
-        if self._thread.ident is not None:
-            self._thread.join(JOIN_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self

@@ -181,7 +181,7 @@ def _open_peers(
 def _advertised(landing: str, address: str) -> str | None:
     """Return what others connect to, where that is not what the node listens at."""
     target = Address.parse(landing)
-    if target.place not in ("0.0.0.0", "::", "*"):
+    if not target.is_everywhere:
         return None
     if target.port == 0:
         raise ConfigError(f"node.landing {landing} listens everywhere, and so needs a port")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdag.allocator import keep_memory
@@ -22,6 +19,7 @@ from vdag.control.service.staff import Staff
 from vdag.tasks.modules import load_module
 from vdag.tasks.variants import variants
 from vdag.transport.exchange import Exchange
+from vdag.transport.folder import temporary_folder
 from vdag.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -151,10 +149,7 @@ def _open_exchange(config: Config, stack: ExitStack) -> Exchange:
     keep_memory()
     folder = config.node.folder
     if folder is None:
-        # Paths of sockets are short: the folder of the session is, TMPDIR may not be.
-        root = os.environ.get("XDG_RUNTIME_DIR")
-        usable = root if root and os.access(root, os.W_OK) else None
-        folder = Path(tempfile.mkdtemp(prefix="vdag-", dir=usable))
+        folder = temporary_folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
     classes = [(width * height * 3, count) for width, height, count in config.service.slots]
     return Exchange(folder, node=config.node.name, classes=classes)

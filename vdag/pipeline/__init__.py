@@ -15,6 +15,7 @@ from vdag.errors import ConfigError
 from vdag.figures import PipelineStats
 from vdag.graph import Graph
 from vdag.pipeline.dispatch import Policy
+from vdag.pipeline.settings import RunSettings
 from vdag.pipeline.threads import ThreadRun
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
@@ -74,6 +75,7 @@ class Pipeline:
         models: task to `model_id` (0 large, 1 medium, 2 small); 0 where it is left out.
         cards: task to a model card of the user's own, used instead of the zoo's models.
         device: where models run: `auto`, `cpu`, `cuda`, or `cuda:<n>`.
+        engine: name of what runs them, see docs/gpu.md.
         tasks: task name to a ready `Task`, used instead of loading one, and not closed.
         threads: threads that work on tasks; by default one per core this process may use.
         workers: processes for each task, or task to number, 1 where it is left out; None for none.
@@ -105,6 +107,7 @@ class Pipeline:
         models: Mapping[str, int] = MappingProxyType({}),
         cards: Mapping[str, str | Path] = MappingProxyType({}),
         device: str = "auto",
+        engine: str = "onnx",
         tasks: Mapping[str, Task] = MappingProxyType({}),
         threads: int | None = None,
         workers: int | Mapping[str, int] | None = None,
@@ -126,35 +129,24 @@ class Pipeline:
         known = signatures(parsed.tasks) | {name: task.signature for name, task in tasks.items()}
         self.graph = parsed.check(known)
         counts = _spread(workers, self.graph)
-        given = {"models": models, "cards": cards, "tasks": tasks, "workers": counts}
-        for argument, named in given.items():
-            if unknown := named.keys() - set(self.graph.tasks):
-                raise ConfigError(
-                    f"{argument} names {min(unknown)!r}, which is no task of the graph"
-                )
+        _check_names(self.graph, models=models, cards=cards, tasks=tasks, workers=counts)
         owns_source = not isinstance(source, (Source, ClipGenerator))
         if not owns_source:
             _check_generator(self.graph, source)
         options = {
             name: TaskOptions(
-                models.get(name, 0), device, card=Path(cards[name]) if name in cards else None
+                models.get(name, 0),
+                device,
+                engine,
+                card=Path(cards[name]) if name in cards else None,
             )
             for name in self.graph.tasks
         }
+        settings = RunSettings(options, owns_source, batch, policy, max_in_flight, on_error)
         self._run: Run
         if workers is None:
-            self._run = ThreadRun(
-                self.graph,
-                GENERATORS[self.graph.generator](source) if owns_source else source,
-                owns_source=owns_source,
-                options=options,
-                tasks=tasks,
-                threads=threads,
-                batch=batch,
-                policy=policy,
-                max_in_flight=max_in_flight,
-                on_error=on_error,
-            )
+            opened = GENERATORS[self.graph.generator](source) if owns_source else source
+            self._run = ThreadRun(self.graph, opened, settings, tasks=tasks, threads=threads)
             return
         # Imported here: who runs threads needs no sockets.
         from vdag.pipeline.processes import ProcessRun
@@ -167,14 +159,9 @@ class Pipeline:
         self._run = ProcessRun(
             self.graph,
             source,
-            owns_source=owns_source,
-            options=options,
+            settings,
             workers=counts,
-            batch=batch,
-            policy=policy,
-            max_in_flight=max_in_flight,
             frame_timeout_s=frame_timeout_s,
-            on_error=on_error,
             poison=poison,
             patience=patience,
         )
@@ -211,7 +198,7 @@ class Pipeline:
     def close(self) -> None:
         """Stop, count what is in flight as dropped, close what the pipeline opened.
 
-        A thread that does not leave its task within 10 s is left behind with a warning, and its
+        A thread that does not leave its task within 10 s is left behind, as the log says, and its
         tasks are left open for it; a worker process that does not end is killed.
         """
         self._run.close()
@@ -232,6 +219,12 @@ def _check_generator(graph: Graph, source: Source | ClipGenerator) -> None:
     given = "ClipGenerator" if isinstance(source, ClipGenerator) else "SingleFrameGenerator"
     if graph.generator != given:
         raise ConfigError(f"the graph wants a {graph.generator}, source is a {given}")
+
+
+def _check_names(graph: Graph, **given: Mapping[str, Any]) -> None:
+    for argument, named in given.items():
+        if unknown := named.keys() - set(graph.tasks):
+            raise ConfigError(f"{argument} names {min(unknown)!r}, which is no task of the graph")
 
 
 def _check_counts(**counts: int) -> None:

@@ -7,10 +7,8 @@ task, and runs one job over it. docs/processes.md tells how the parts work toget
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,11 +22,12 @@ from vdag.figures import PipelineStats
 from vdag.frame import Frame, Lease, UInt8Image
 from vdag.graph import Graph
 from vdag.job import MAX_PLACES, Job
-from vdag.job.homecoming import Policy
+from vdag.pipeline.settings import RunSettings
 from vdag.results import Result
 from vdag.sources import ClipGenerator, SingleFrameGenerator, Source
 from vdag.tasks import TaskOptions, find, model_task, needs
 from vdag.transport.exchange import Exchange
+from vdag.transport.folder import temporary_folder
 from vdag.transport.poison import PoisonStore
 from vdag.workers import Patience, WorkerPool
 
@@ -52,14 +51,9 @@ class ProcessRun:
         source: a `Source`, or what `SingleFrameGenerator` takes. A `SingleFrameGenerator` without
             an `allocate` decodes into shared memory until the run is closed; the frames of any
             other source are copied there.
-        owns_source: whether it is not a source yet; then it is opened here, and closed.
-        options: task name to how it is loaded.
+        settings: see there; a source that the run owns is not one yet, and is opened here.
         workers: task name to the number of its processes.
-        batch: most frames that a task takes at once.
-        policy: `block` or `latest`.
-        max_in_flight: None for enough that every worker has a batch, and one that waits for it.
         frame_timeout_s: how long a frame may take.
-        on_error: `raise` or `drop`.
         poison: folder for frames that two workers died over, None to keep none.
         patience: how long to wait for the workers; None for the default.
     """
@@ -68,47 +62,35 @@ class ProcessRun:
         self,
         graph: Graph,
         source: Any,
+        settings: RunSettings,
         *,
-        owns_source: bool,
-        options: Mapping[str, TaskOptions],
         workers: Mapping[str, int],
-        batch: int,
-        policy: Policy,
-        max_in_flight: int | None,
         frame_timeout_s: float,
-        on_error: Literal["raise", "drop"],
         poison: str | Path | None,
         patience: Patience | None,
     ) -> None:
         if graph.generator != "SingleFrameGenerator":
             raise ConfigError(f"workers take single frames, not those of a {graph.generator}")
         modules = _modules(graph)
-        self._options = dict(options)
+        self._options = dict(settings.options)
         self._job: Job | None = None
         self._poison = None if poison is None else PoisonStore(Path(poison))
         self._is_started = False
-        limit = max_in_flight or sum(workers.values()) * (batch + 1) + batch
+        batch, policy = settings.batch, settings.policy
+        limit = settings.max_in_flight or sum(workers.values()) * (batch + 1) + batch
         places = min(PLACES_PER_FRAME * limit, MAX_PLACES)
         with ExitStack() as stack:
-            opened: Any = source
-            if owns_source:
-                opened = SingleFrameGenerator(source)
-                stack.callback(opened.close)
-            if isinstance(opened, SingleFrameGenerator) and opened.allocate is None:
-                opened.allocate = self._allocate
-                stack.callback(setattr, opened, "allocate", None)
+            opened = self._open_source(source, stack, owns_source=settings.owns_source)
             self.source: Source | ClipGenerator = opened
             nbytes, frames = _measure(opened, stack)
             self._exchange = self._open_exchange(stack, [(nbytes, limit + SPARE_SLOTS)])
-            pool = stack.enter_context(
-                WorkerPool(self._exchange, modules=modules, patience=patience)
-            )
+            pool = WorkerPool(self._exchange, modules=modules, patience=patience)
+            stack.enter_context(pool)
             for task in graph.tasks:
                 # Under `latest` the job drops what waits. What has left is not dropped half-way.
-                self._exchange.open_task(
-                    task, policy="block" if policy == "block" else "fifo", limit=places
-                )
-                pool.add(task, options[task], count=workers[task], max_batch=batch)
+                kind: Literal["block", "fifo"] = "block" if policy == "block" else "fifo"
+                self._exchange.open_task(task, policy=kind, limit=places)
+                pool.add(task, self._options[task], count=workers[task], max_batch=batch)
             for task in graph.tasks:
                 pool.wait_ready(task, READY_TIMEOUT_S)
             self._job = stack.enter_context(
@@ -121,8 +103,8 @@ class ProcessRun:
                     max_in_flight=limit,
                     places=places,
                     frame_timeout_s=frame_timeout_s,
-                    on_error=on_error,
-                    close_source=opened.close if owns_source else None,
+                    on_error=settings.on_error,
+                    close_source=opened.close if settings.owns_source else None,
                 )
             )
             self._stack = stack.pop_all()
@@ -161,6 +143,16 @@ class ProcessRun:
         """Stop the job, then the workers, then the exchange."""
         self._stack.close()
 
+    def _open_source(self, source: Any, stack: ExitStack, *, owns_source: bool) -> Any:
+        """Return a source that decodes into the shared memory, if it can."""
+        if owns_source:
+            source = SingleFrameGenerator(source)
+            stack.callback(source.close)
+        if isinstance(source, SingleFrameGenerator) and source.allocate is None:
+            source.allocate = self._allocate
+            stack.callback(setattr, source, "allocate", None)
+        return source
+
     def _allocate(self, width: int, height: int) -> tuple[UInt8Image, Lease | None]:
         """Return a slot to decode into; before there are any, memory of the frame's own."""
         if self._job is not None:
@@ -169,14 +161,10 @@ class ProcessRun:
 
     def _open_exchange(self, stack: ExitStack, classes: list[tuple[int, int]]) -> Exchange:
         """Open an exchange in a private folder that goes with it."""
-        # Paths of sockets are short: the folder of the session is, TMPDIR may not be.
-        root = os.environ.get("XDG_RUNTIME_DIR")
-        folder = tempfile.mkdtemp(
-            prefix="vdag-", dir=root if root and os.access(root, os.W_OK) else None
-        )
+        folder = temporary_folder()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         return stack.enter_context(
-            Exchange(Path(folder), node="pipeline", classes=classes, poison=self._poison)
+            Exchange(folder, node="pipeline", classes=classes, poison=self._poison)
         )
 
 

@@ -11,19 +11,21 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
 
 from vdag.errors import ConfigError, StageError
 from vdag.figures import PipelineStats
 from vdag.frame import Frame
 from vdag.graph import Graph
 from vdag.metrics import Histogram
-from vdag.pipeline.dispatch import Dispatcher, Policy, Work
+from vdag.pipeline.dispatch import Dispatcher, Work
 from vdag.pipeline.progress import Progress
+from vdag.pipeline.settings import RunSettings
 from vdag.results import Outputs, Result
 from vdag.sources import Clip, ClipGenerator, Source
+from vdag.sparing import SparingLog
 from vdag.stages import Stage
-from vdag.tasks import Task, TaskOptions
+from vdag.tasks import Task
+from vdag.threads import wait_ended
 
 __all__ = ["ThreadRun"]
 
@@ -39,31 +41,21 @@ class ThreadRun:
     Args:
         graph: a checked graph.
         source: what yields the frames or clips.
-        owns_source: whether to close it.
-        options: task name to how it is loaded.
+        settings: see there.
         tasks: task name to a ready `Task`, used instead of loading one, and not closed.
         threads: threads that work on tasks.
-        batch: most frames that a task takes at once.
-        policy: `block` or `latest`.
-        max_in_flight: None for enough that every thread has a batch while another waits.
-        on_error: `raise` or `drop`.
     """
 
     def __init__(
         self,
         graph: Graph,
         source: Source | ClipGenerator,
+        settings: RunSettings,
         *,
-        owns_source: bool,
-        options: Mapping[str, TaskOptions],
         tasks: Mapping[str, Task],
         threads: int,
-        batch: int,
-        policy: Policy,
-        max_in_flight: int | None,
-        on_error: Literal["raise", "drop"],
     ) -> None:
-        self._on_error = on_error
+        self._on_error = settings.on_error
         self._changed = threading.Condition()
         self._progress: dict[int, Progress] = {}
         self._delay = Histogram()
@@ -72,22 +64,25 @@ class ThreadRun:
         self._fault: BaseException | None = None
         self._start_ns = self._last_ns = 0
         self._closing = False
+        self._log = SparingLog(logger)
         self._threads: list[threading.Thread] = []
         self.source = source
-        self._owns_source = owns_source
+        self._owns_source = settings.owns_source
         self._stages: dict[str, Stage] = {}
         try:
             for name in graph.tasks:
                 self._stages[name] = (
                     Stage(graph, name, [tasks[name]], owned=False)
                     if name in tasks
-                    else Stage.load(graph, name, options[name], threads)
+                    else Stage.load(graph, name, settings.options[name], threads)
                 )
-            limits = {name: min(batch, stage.max_batch) for name, stage in self._stages.items()}
+            limits = {
+                name: min(settings.batch, stage.max_batch) for name, stage in self._stages.items()
+            }
             self._dispatcher = Dispatcher(
                 graph,
-                max_in_flight=max_in_flight or (threads + 1) * max(limits.values()),
-                policy=policy,
+                max_in_flight=settings.max_in_flight or (threads + 1) * max(limits.values()),
+                policy=settings.policy,
                 batch=limits,
                 instances={name: len(stage.instances) for name, stage in self._stages.items()},
             )
@@ -134,24 +129,19 @@ class ThreadRun:
     def close(self) -> None:
         """Stop the threads, count what is in flight as dropped, close what the pipeline opened.
 
-        A thread that does not leave its task within `CLOSE_TIMEOUT_S` is left behind with a
-        warning, and its tasks are left open for it.
+        A thread that does not leave its task within `CLOSE_TIMEOUT_S` is left behind, as the
+        log says, and its tasks are left open for it.
         """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         if self._owns_source:
             self.source.close()  # wakes a read that waits for a camera
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0.0))
-        stuck = [thread.name for thread in self._threads if thread.is_alive()]
+        have_ended = wait_ended(*self._threads, timeout_s=CLOSE_TIMEOUT_S)
         with self._changed:
             for seq in self._dispatcher.drop_all("closed"):
                 self._progress.pop(seq).item.release()
-        if stuck:
-            logger.warning("%s still busy %.0f s after close", ", ".join(stuck), CLOSE_TIMEOUT_S)
-        else:
+        if have_ended:
             self._close_owned()
 
     def _start(self) -> None:
@@ -256,7 +246,7 @@ class ThreadRun:
     def _fail(self, error: StageError) -> None:
         """Drop the frame, or keep its error for its turn; called under the lock."""
         if self._on_error == "drop":
-            logger.warning("%s", error)
+            self._log.warning(error.stage, "%s", error)
             if self._dispatcher.drop(error.seq, "error"):
                 self._progress.pop(error.seq).item.release()
         else:

@@ -109,6 +109,25 @@ class Plan:
             document if keep else {},
         )
 
+    @classmethod
+    def read(
+        cls,
+        tasks: Iterable[str],
+        documents: Mapping[str, Any],
+        *,
+        number: int,
+        previous: Plan | None = None,
+    ) -> Plan:
+        """Read what `to_documents` writes, or a part of it; see `from_documents`."""
+        return cls.from_documents(
+            tasks,
+            documents.get("video_conf"),
+            documents.get("flow_mapping"),
+            documents.get("resource_limit"),
+            number=number,
+            previous=previous,
+        )
+
     def to_documents(self) -> dict[str, Any]:
         """Return `video_conf` (one for the job), `flow_mapping` and `resource_limit`."""
         return {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vdag.errors import PlanError
+from vdag.plan.conf import VideoConf
 from vdag.plan.fields import expect_number, expect_object
 
 __all__ = ["Constraint"]
@@ -25,6 +26,8 @@ class Constraint:
     Attributes:
         delay_s: `(low, high)`, seconds between a frame and its result; -1 for no bound.
         accuracy: 0 to 1, None for none.
+        video_conf: how frames have to be taken, so that policies only choose where tasks run; None
+            for as they see fit.
         document: the user's own words, for replies and for policies that read more of them.
 
     Raises:
@@ -33,6 +36,7 @@ class Constraint:
 
     delay_s: tuple[float, float] = (NONE, NONE)
     accuracy: float | None = None
+    video_conf: VideoConf | None = None
     document: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,8 +52,9 @@ class Constraint:
 
         Args:
             document: `delay`, a number of seconds or `[low, high]`; `accuracy`, 0 to 1, or
-                `acc_level`, 0 to 5. Negative numbers and null mean none; an accuracy above 1 means
-                1, for old clients send 10. Null altogether is no constraint at all.
+                `acc_level`, 0 to 5; `video_conf`, with all that it needs. Negative numbers and null
+                mean none; an accuracy above 1 means 1, for old clients send 10. Null altogether is
+                no constraint at all.
 
         Raises:
             PlanError: a field is of the wrong type, or the bounds are crossed.
@@ -60,7 +65,9 @@ class Constraint:
             level = _bound("acc_level", given.get("acc_level"))
             accuracy = level if level == NONE else level / MAX_ACC_LEVEL
         known = None if accuracy == NONE else min(accuracy, 1.0)
-        return cls(_delay(given.get("delay")), known, dict(given))
+        conf = given.get("video_conf")
+        fixed = None if conf is None else VideoConf.from_document(conf)
+        return cls(_delay(given.get("delay")), known, fixed, dict(given))
 
     def to_document(self) -> dict[str, Any]:
         """Return the user's own words, or the bounds there are in the documents'."""
@@ -68,7 +75,8 @@ class Constraint:
             return dict(self.document)
         low, high = self.delay_s
         bounds = None if low == high == NONE else high if low == NONE else [low, high]
-        document = {"delay": bounds, "accuracy": self.accuracy}
+        conf = None if self.video_conf is None else self.video_conf.to_document()
+        document = {"delay": bounds, "accuracy": self.accuracy, "video_conf": conf}
         return {name: value for name, value in document.items() if value is not None}
 
 

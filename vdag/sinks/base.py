@@ -8,12 +8,16 @@ import os
 import uuid
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 from vdag.errors import SinkError
 from vdag.results import Result
+from vdag.wording import reason
 
-__all__ = ["PartialFile", "Sink", "finish", "reason"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["PartialFile", "Sink"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +29,8 @@ class Sink(Protocol):
     Leaving a `with` block closes the sink. If an error leaves it, `abort` is called instead, and a
     file of this sink is then not there. An interrupt (Ctrl-C) and a termination are no errors:
     what was written up to them is kept, complete and readable.
+
+    Sinks of this package inherit that; any class with these methods is a sink.
     """
 
     def write(self, result: Result) -> None:
@@ -44,27 +50,19 @@ class Sink(Protocol):
     def abort(self) -> None:
         """Give up, and remove what was written where that can be done; may be called again."""
 
-    def __enter__(self) -> Sink: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         err: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
-
-
-def finish(sink: Sink, err: BaseException | None) -> None:
-    """Close or abort `sink` at the end of a `with` block that `err` leaves, or none."""
-    if isinstance(err, Exception):
-        sink.abort()
-    else:
-        sink.close()
-
-
-def reason(err: BaseException) -> str:
-    """Return why the system refused, in lower case."""
-    return str(getattr(err, "strerror", None) or err).lower()
+    ) -> None:
+        if isinstance(err, Exception):
+            self.abort()
+        else:
+            self.close()
 
 
 class PartialFile:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 
 from vdag.errors import SinkError
 from vdag.results import Result
-from vdag.sinks.base import finish
+from vdag.sinks.base import Sink
 
 __all__ = ["CallbackSink"]
 
 
-class CallbackSink:
+class CallbackSink(Sink):
     """Calls a function with every result, in the writing thread; see `Sink`.
 
     Args:
@@ -40,14 +39,3 @@ class CallbackSink:
     def abort(self) -> None:
         """Call the function no more."""
         self.close()
-
-    def __enter__(self) -> CallbackSink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        finish(self, err)

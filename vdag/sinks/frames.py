@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from vdag.drawing import render
-from vdag.errors import ConfigError, DependencyMissing, SinkError
+from vdag.errors import ConfigError, SinkError
+from vdag.extras import opencv
 from vdag.results import Result
-from vdag.sinks.base import PartialFile, finish, reason
+from vdag.sinks.base import PartialFile, Sink
+from vdag.wording import reason
 
 __all__ = ["FrameFolderSink"]
 
 
-class FrameFolderSink:
+class FrameFolderSink(Sink):
     """Writes each result's frame as `<seq>.jpg` or `.png`, seq in eight digits; see `Sink`.
 
     Every picture is whole or not there. Those that are written stay, also when an error ends the
@@ -49,10 +49,7 @@ class FrameFolderSink:
             raise ConfigError(f"format of frames is {format!r}, expected jpg or png")
         if not 1 <= quality <= 100:
             raise ConfigError(f"quality is {quality}, expected 1 to 100")
-        try:
-            self._cv2 = importlib.import_module("cv2")
-        except ImportError as err:
-            raise DependencyMissing("cv2", "video") from err
+        self._cv2 = opencv()
         self._path = Path(path).expanduser()
         self._suffix = f".{format}"
         self._parameters = [self._cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpg" else []
@@ -88,14 +85,3 @@ class FrameFolderSink:
     def abort(self) -> None:
         """Write no more; the pictures stay."""
         self._closed = True
-
-    def __enter__(self) -> FrameFolderSink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        finish(self, err)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from types import TracebackType
 from typing import BinaryIO
 
 import msgspec
 
 from vdag.errors import SinkError
 from vdag.results import Result
-from vdag.sinks.base import PartialFile, finish, reason
+from vdag.sinks.base import PartialFile, Sink
+from vdag.wording import reason
 
 __all__ = ["JsonLinesSink"]
 
 
-class JsonLinesSink:
+class JsonLinesSink(Sink):
     """Writes one JSON object per result, UTF-8, ended by a line feed; see `Sink`.
 
     A file appears under its name when the sink is closed. On standard output every line is flushed
@@ -81,17 +81,6 @@ class JsonLinesSink:
         file, self._file = self._file, None
         if file is not None:
             self._discard(file)
-
-    def __enter__(self) -> JsonLinesSink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        finish(self, err)
 
     def _discard(self, file: BinaryIO) -> None:
         if self._partial is None:

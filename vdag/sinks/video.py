@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 from collections.abc import Mapping
 from fractions import Fraction
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vdag.drawing import BASE_HEIGHT, render
-from vdag.errors import ConfigError, DependencyMissing, SinkError
+from vdag.errors import ConfigError, SinkError
+from vdag.extras import opencv, pyav
 from vdag.frame import UInt8Image
 from vdag.results import Result
 from vdag.sampling import check_fps
-from vdag.sinks.base import PartialFile, finish, reason
+from vdag.sinks.base import PartialFile, Sink
+from vdag.wording import reason
 
 if TYPE_CHECKING:
     from av import Packet, VideoStream
@@ -41,7 +41,7 @@ _ASSUMED_FPS = 25.0
 _BT709 = 1
 
 
-class VideoSink:
+class VideoSink(Sink):
     """Writes frames with what was found in them; see `Sink`.
 
     The first frame fixes the size: rounded up to even, as 4:2:0 wants it. Frames of another size,
@@ -145,23 +145,8 @@ class VideoSink:
                 container.close()
         self._file.discard()
 
-    def __enter__(self) -> VideoSink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        err: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        finish(self, err)
-
     def _open(self) -> OutputContainer:
-        try:
-            import av
-        except ImportError as err:
-            raise DependencyMissing("av", "video") from err
-        self._av: Any = av
+        self._av = pyav()
         suffix = self._file.path.suffix.lower()
         if suffix not in FORMATS:
             known = ", ".join(FORMATS)
@@ -169,11 +154,12 @@ class VideoSink:
         # Players on the web start before they have the whole file.
         options = {"movflags": "faststart"} if suffix != ".mkv" else {}
         try:
-            return av.open(
+            opened: OutputContainer = self._av.open(
                 str(self._file.partial), "w", format=FORMATS[suffix], container_options=options
             )
-        except (av.FFmpegError, OSError, ValueError) as err:
+        except (self._av.FFmpegError, OSError, ValueError) as err:
             raise self._error(err) from err
+        return opened
 
     def _add_stream(
         self, container: OutputContainer, pixels: UInt8Image, result: Result
@@ -199,7 +185,7 @@ class VideoSink:
         if 0 <= wide <= 1 and 0 <= high <= 1:
             padded = np.pad(pixels, ((0, high), (0, wide), (0, 0)), mode="edge")
             return padded.astype(np.uint8, copy=False)
-        cv2: Any = importlib.import_module("cv2")
+        cv2 = opencv()
         fitted: UInt8Image = cv2.resize(
             pixels, (self._stream.width, self._stream.height), interpolation=cv2.INTER_AREA
         )

@@ -31,6 +31,7 @@ from vdag.sources.live import LiveReader
 from vdag.sources.loop import LoopReader
 from vdag.sources.synthetic import SyntheticReader
 from vdag.sources.video import VideoReader
+from vdag.wording import reason
 
 __all__ = ["Video", "open_reader"]
 
@@ -104,7 +105,7 @@ def _path_opener(path: Path, options: OpenOptions) -> Callable[[], Reader]:
     try:
         mode = path.stat().st_mode
     except OSError as err:
-        raise SourceError(f"{path}: {(err.strerror or str(err)).lower()}") from err
+        raise SourceError(f"{path}: {reason(err)}") from err
     if stat.S_ISCHR(mode):
         return _camera_opener(path, options)
     if stat.S_ISDIR(mode) or path.suffix.lower() in IMAGE_SUFFIXES:

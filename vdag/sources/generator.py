@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import enum
-import functools
-import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from vdag.errors import ConfigError, DependencyMissing, ImageError, SourceError, SourceTimeout
+from vdag.errors import ConfigError, ImageError, SourceError, SourceTimeout
+from vdag.extras import opencv
 from vdag.frame import Frame, Lease, UInt8Image
 from vdag.sampling import FrameSampler, check_fps, parse_resolution
 from vdag.sources.address import Video, open_reader
@@ -310,19 +309,11 @@ def _seconds_until(deadline_ns: int) -> float:
     return max(deadline_ns - time.monotonic_ns(), 0) / _NS
 
 
-@functools.cache
-def _cv2() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as err:
-        raise DependencyMissing("cv2", "video") from err
-
-
 def _resize(
     pixels: UInt8Image, size: tuple[int, int], target: UInt8Image | None = None
 ) -> UInt8Image:
     """Return the picture at `size`, written into `target` if there is one."""
-    cv2 = _cv2()
+    cv2 = opencv()
     resized: UInt8Image = cv2.resize(pixels, size, dst=target, interpolation=cv2.INTER_LINEAR)
     if target is not None and resized is not target:  # OpenCV took memory that it liked better
         np.copyto(target, resized)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import re
 import struct
 import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from vdag.errors import DependencyMissing, ImageError, SourceError
+from vdag.errors import ImageError, SourceError
+from vdag.extras import opencv
 from vdag.frame import UInt8Image
 from vdag.sources.base import OpenOptions, Picture, StreamInfo, check_size
+from vdag.wording import reason
 
 __all__ = ["IMAGE_SUFFIXES", "ImageReader"]
 
@@ -44,7 +45,7 @@ class ImageReader:
     """
 
     def __init__(self, path: Path, name: str, options: OpenOptions) -> None:
-        self._cv2 = _import_cv2()
+        self._cv2 = opencv()
         self.errors = self.decoded = self.reconnects = 0
         self._rate = Fraction(options.cam_fps or 0).limit_denominator(1001)
         paths = sorted(_pictures(path), key=_by_number)
@@ -54,7 +55,7 @@ class ImageReader:
         try:
             width, height = _read_size(paths[0])
         except (ImageError, OSError) as err:
-            raise SourceError(f"{name}: {_reason(err)}") from err
+            raise SourceError(f"{name}: {reason(err)}") from err
         check_size(name, width, height)
         self._info = StreamInfo(name, self._rate, width, height, len(paths))
         self._paths: Iterator[Path] = iter(paths)
@@ -85,17 +86,10 @@ class ImageReader:
             check_size(path.name, *_read_size(path))
             pixels: UInt8Image | None = self._cv2.imread(str(path), self._cv2.IMREAD_COLOR)
         except (OSError, self._cv2.error) as err:
-            raise ImageError(_reason(err)) from err
+            raise ImageError(reason(err)) from err
         if pixels is None:
             raise ImageError(f"{path.name}: cannot be decoded")
         return pixels
-
-
-def _import_cv2() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as err:
-        raise DependencyMissing("cv2", "video") from err
 
 
 def _pictures(path: Path) -> list[Path]:
@@ -153,7 +147,3 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
         if length < 2:
             raise struct.error("segment shorter than its length field")
         file.seek(length - 2, 1)
-
-
-def _reason(err: Exception) -> str:
-    return str(getattr(err, "strerror", None) or err).lower()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from vdag.errors import SourceError, SourceTimeout
 from vdag.sources.base import OpenOptions, Picture, Reader, StreamInfo
+from vdag.threads import wait_ended
 
 __all__ = ["LiveReader"]
 
@@ -77,9 +78,7 @@ class LiveReader:
         """Stop the thread and wait for it, at most `read_timeout_s` and a second."""
         self._stop.set()
         self._finish(None)
-        self._thread.join(self._options.read_timeout_s + 1.0)
-        if self._thread.is_alive():
-            logger.warning("%s: still inside a read after close", self._info.name)
+        wait_ended(self._thread, timeout_s=self._options.read_timeout_s + 1.0)
 
     def _run(self, reader: Reader | None) -> None:
         """Body of the thread: one connection after another until stopped or given up."""

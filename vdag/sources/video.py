@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vdag.errors import DependencyMissing, SourceError, SourceTimeout
+from vdag.errors import SourceError, SourceTimeout
+from vdag.extras import pyav
 from vdag.frame import UInt8Image
 from vdag.sources.base import OpenOptions, Picture, StreamInfo, check_size
+from vdag.wording import reason
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame, VideoStream
@@ -68,12 +70,7 @@ class VideoReader:
         ffmpeg: dict[str, str] | None = None,
         local: bool = False,
     ) -> None:
-        try:
-            import av
-            from av.video.reformatter import VideoReformatter
-        except ImportError as err:
-            raise DependencyMissing("av", "video") from err
-        self._av = av
+        self._av = pyav()
         self.errors = self.decoded = self.reconnects = 0
         self._name = name
         self._timeout_s = None if local else options.read_timeout_s
@@ -81,7 +78,7 @@ class VideoReader:
         self._ended = False
         self._first_pts: int | None = None
         self._waiting: deque[VideoFrame] = deque()
-        self._reformatter: VideoReformatter = VideoReformatter()
+        self._reformatter: VideoReformatter = self._av.video.reformatter.VideoReformatter()
         self._container: InputContainer | None = self._open(
             url, container, dict(ffmpeg or {}) | dict(options.ffmpeg)
         )
@@ -128,7 +125,7 @@ class VideoReader:
     def _open(self, url: str, container: str | None, ffmpeg: dict[str, str]) -> InputContainer:
         start_ns = time.monotonic_ns()
         try:
-            opened = self._av.open(
+            opened: InputContainer = self._av.open(
                 url,
                 mode="r",
                 format=container,
@@ -234,8 +231,7 @@ class VideoReader:
         waited_s = (time.monotonic_ns() - start_ns) / 1e9
         if self._timeout_s is not None and waited_s >= self._timeout_s:
             return SourceTimeout(f"{self._name}: {what}: nothing for {self._timeout_s:g} s")
-        reason = str(getattr(err, "strerror", None) or err).lower()
-        return SourceError(f"{self._name}: {what}: {reason}")
+        return SourceError(f"{self._name}: {what}: {reason(err)}")
 
 
 def _upright(pixels: UInt8Image, rotation: int) -> UInt8Image:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vdag.errors import DependencyMissing
+from vdag.engines.begun import Begun
+from vdag.extras import opencv
 from vdag.frame import UInt8Image
 from vdag.graph import Signature
 from vdag.results import Outputs
@@ -24,12 +25,17 @@ from vdag.tasks.headpose import (
     square_crop,
     to_frame,
 )
-from vdag.tasks.model import Model, choose
+from vdag.tasks.model import Found, Model, choose
 
 __all__ = ["FaceAlignment"]
 
 #: How far a crop's sides may be from its box's to count as cut along the box.
 TIGHT_PIXELS = 2
+
+
+#: Meshes float32 `(N, 468, 3)` in pixels of the faces' pictures, and how probable it is that there
+#: is a face, float32 `(N,)`.
+_Fitted = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,24 +66,25 @@ class FaceAlignment:
     )
 
     def __init__(self, options: TaskOptions) -> None:
-        try:
-            import cv2
-        except ImportError as err:
-            raise DependencyMissing("cv2", "video") from err
-        self._cv2: Any = cv2
+        self._cv2 = opencv()
         self._model = Model(choose("face_alignment", options, "facemesh"), options)
         self._side = self._model.card.input.size[0]
         self.max_batch = self._model.max_batch
 
     def process(self, batch: Sequence[Inputs]) -> list[Outputs]:
         """Find the poses of all faces of all frames, a batch of faces at a time."""
+        return self.begin(batch).result()
+
+    def begin(self, batch: Sequence[Inputs]) -> Begun[list[Outputs]]:
+        """Begin what `process` does, but for fits that tell how far to turn: those are done."""
         faces = [_faces(inputs) for inputs in batch]
-        poses = self._poses([face for frame in faces for face in frame])
         starts = np.cumsum([0, *(len(frame) for frame in faces)])
-        return [
-            _outputs(inputs, poses[start : start + len(frame)])
-            for inputs, frame, start in zip(batch, faces, starts[:-1], strict=True)
-        ]
+        return self._poses([face for frame in faces for face in frame]).then(
+            lambda poses: [
+                _outputs(inputs, poses[start:end])
+                for inputs, start, end in zip(batch, starts[:-1], starts[1:], strict=True)
+            ]
+        )
 
     def warm_up(self, max_batch: int) -> None:
         """Run the model once, so that no frame pays for its first call."""
@@ -87,48 +94,49 @@ class FaceAlignment:
         """Free the model."""
         self._model.close()
 
-    def _poses(self, faces: list[_Face]) -> NDArray[np.float32]:
+    def _poses(self, faces: list[_Face]) -> Begun[NDArray[np.float32]]:
         if not faces:
-            return np.empty((0, 3), np.float32)
+            return Begun.finished(np.empty((0, 3), np.float32))
         unknown = [index for index, face in enumerate(faces) if face.angle is None]
         angles = [face.angle or 0.0 for face in faces]
         if unknown:
-            meshes, _ = self._fit([faces[index] for index in unknown], [0.0] * len(unknown))
+            level = self._fit([faces[index] for index in unknown], [0.0] * len(unknown))
+            meshes, _ = level.result()
             for index, mesh in zip(unknown, meshes, strict=True):
                 angles[index] = eye_angle(mesh[LEFT_EYE], mesh[RIGHT_EYE])
-        meshes, present = self._fit(faces, angles)
+        return self._fit(faces, angles).then(self._seen_poses)
+
+    def _seen_poses(self, fitted: _Fitted) -> NDArray[np.float32]:
+        meshes, present = fitted
         poses = head_pose(meshes)
         poses[present < self._model.card.decode.threshold] = np.nan
         return poses
 
-    def _fit(
-        self, faces: Sequence[_Face], angles: Sequence[float]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Fit a mesh to each face, turned upright by its angle.
-
-        Returns:
-            Meshes float32 `(N, 468, 3)` in pixels of the faces' pictures, and how probable it is
-            that there is a face, float32 `(N,)`.
-        """
+    def _fit(self, faces: Sequence[_Face], angles: Sequence[float]) -> Begun[_Fitted]:
+        """Begin to fit a mesh to each face, turned upright by its angle."""
         crops = [
             square_crop(face.bbox, self._side, angle)
             for face, angle in zip(faces, angles, strict=True)
         ]
-        found = self._model.run(
+        begun = self._model.begin(
             [self._warp(face.image, crop) for face, crop in zip(faces, crops, strict=True)]
         )
-        meshes = [
-            to_frame(item.outputs["mesh"].reshape(468, 3), crop)
-            for item, crop in zip(found, crops, strict=True)
-        ]
-        present = [float(item.outputs["presence"].ravel()[0]) for item in found]
-        return np.stack(meshes), np.array(present, np.float32)
+        return begun.then(lambda found: _fitted(found, crops))
 
     def _warp(self, image: UInt8Image, crop: NDArray[np.float32]) -> UInt8Image:
         warped: UInt8Image = self._cv2.warpAffine(
             image, crop, (self._side, self._side), borderMode=self._cv2.BORDER_REPLICATE
         )
         return warped
+
+
+def _fitted(found: Sequence[Found], crops: Sequence[NDArray[np.float32]]) -> _Fitted:
+    meshes = [
+        to_frame(item.outputs["mesh"].reshape(468, 3), crop)
+        for item, crop in zip(found, crops, strict=True)
+    ]
+    present = [float(item.outputs["presence"].ravel()[0]) for item in found]
+    return np.stack(meshes), np.array(present, np.float32)
 
 
 def _faces(inputs: Inputs) -> list[_Face]:

@@ -60,6 +60,11 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether it means all addresses of this host, so that nobody can answer to it."""
+        return self.scheme == "tcp" and self.place in ("0.0.0.0", "::", "*")
+
     def __str__(self) -> str:
         if self.scheme != "tcp":
             return f"{self.scheme}://{self.place}"

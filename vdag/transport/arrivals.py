@@ -17,6 +17,7 @@ import numpy as np
 from vdag import _native as native
 from vdag._native import header as native_header
 from vdag.errors import DependencyMissing, FrameFormatError, ImageError
+from vdag.sparing import SparingLog
 from vdag.transport import h264, link
 from vdag.transport.codec import INLINE_NBYTES
 
@@ -84,6 +85,7 @@ class Arrivals:
     def __init__(self, arena: Arena, loan_timeout_s: float = 0.0) -> None:
         self._arena = arena
         self._timeout_s = loan_timeout_s
+        self._log = SparingLog(logger)
         self._largest = max(size.slot_nbytes for size in arena.stats().classes)
         self._streams: OrderedDict[tuple[Any, str, int], _Stream] = OrderedDict()
 
@@ -191,7 +193,7 @@ class Arrivals:
             try:
                 stream.decoder = stream.decoder or h264.Decoder(width, height)
             except DependencyMissing as err:
-                logger.error("no frame of an h264 link can be read: %s", err)
+                self._log.warning("h264", "a frame of an h264 link cannot be read: %s", err)
                 return "decoder"
         elif stream.decoder is None or stamp.picture != stream.picture:
             stream.stop()

@@ -7,19 +7,26 @@ other side falls silent is noticed and made anew, without end; what was inside i
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zmq
 
-from vdag.errors import ConfigError, TransportError
-from vdag.transport.address import Address
+from vdag.errors import TransportError
+from vdag.transport.folder import private_folder
+from vdag.transport.sockets import (
+    HEARTBEAT_MS,
+    SILENCE_MS,
+    Curve,
+    attach,
+    check_to_bind,
+    check_to_connect,
+    new_socket,
+    reason,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -27,47 +34,17 @@ if TYPE_CHECKING:
     from vdag.frame import Lease
 
 __all__ = [
-    "MAX_DEPTH",
     "MAX_MESSAGE_NBYTES",
-    "Curve",
     "Outgoing",
     "bound_address",
     "open_pull",
     "open_push",
-    "private_folder",
     "try_send",
     "try_send_leased",
 ]
 
 #: Largest part that a tcp socket takes in; the connection that announces a longer one is closed.
 MAX_MESSAGE_NBYTES = 64 << 20
-#: Messages that a socket may hold: frames that wait belong into a queue with a policy.
-MAX_DEPTH = 65536
-
-ZAP_DOMAIN = b"vdag"
-
-#: A peer is asked for a sign of life this often, and lost when none comes.
-HEARTBEAT_MS = 1_000
-SILENCE_MS = 3_000
-RECONNECT_MS, MAX_RECONNECT_MS = 100, 500
-CONNECT_TIMEOUT_MS = 2_000
-HANDSHAKE_TIMEOUT_MS = 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """The keys of one end of an encrypted tcp connection, each 40 characters of Z85.
-
-    Attributes:
-        public: of this node.
-        secret: of this node.
-        server: public key of the node that is connected to; None for the end that binds, which
-            asks the `keys.Gate` of its context about every peer.
-    """
-
-    public: str
-    secret: str = field(repr=False)
-    server: str | None = None
 
 
 def open_push(
@@ -92,12 +69,8 @@ def open_push(
     Raises:
         ConfigError: the address or an option has no meaning, or tcp leaves the host without keys.
     """
-    target = _check(address, depth, curve)
-    if curve is not None and curve.server is None:
-        raise ConfigError(f"connecting to {address} needs the public key of that node")
-    if target.scheme == "tcp" and target.port == 0:
-        raise ConfigError(f"address {address!r} has no port to connect to")
-    socket = _socket(context, zmq.PUSH, target, curve)
+    target = check_to_connect(address, depth, curve)
+    socket = new_socket(context, zmq.PUSH, target, curve)
     socket.setsockopt(zmq.SNDHWM, depth)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     if sndbuf_nbytes is not None:
@@ -110,7 +83,7 @@ def open_push(
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
         # A link cut in the middle of a frame lets no question out either.
         socket.setsockopt(zmq.TCP_MAXRT, SILENCE_MS)
-    return _attach(socket, address, bind=False)
+    return attach(socket, address, bind=False)
 
 
 def open_pull(
@@ -137,14 +110,14 @@ def open_pull(
             are no keys.
         TransportError: the address cannot be bound.
     """
-    target = _check(address, depth, curve)
+    target = check_to_bind(address, depth, curve)
     if target.scheme == "ipc":
         private_folder(Path(target.place).parent)
-    socket = _socket(context, zmq.PULL, target, curve)
+    socket = new_socket(context, zmq.PULL, target, curve)
     socket.setsockopt(zmq.RCVHWM, depth)
     if target.scheme == "tcp":
         socket.setsockopt(zmq.MAXMSGSIZE, max_message_nbytes)
-    return _attach(socket, address, bind=True)
+    return attach(socket, address, bind=True)
 
 
 def bound_address(socket: zmq.Socket[bytes]) -> str:
@@ -152,26 +125,6 @@ def bound_address(socket: zmq.Socket[bytes]) -> str:
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return endpoint.rstrip(b"\0").decode()
-
-
-def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can enter, or check that it is one.
-
-    Raises:
-        ConfigError: it belongs to somebody else, others may enter, or it is no folder.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as err:
-        raise ConfigError(f"folder {folder} cannot be made: {_reason(err)}") from err
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode):
-        raise ConfigError(f"{folder} is not a folder")
-    if found.st_uid != os.geteuid():
-        raise ConfigError(f"folder {folder} belongs to user {found.st_uid}, not {os.geteuid()}")
-    if found.st_mode & 0o077:
-        raise ConfigError(f"folder {folder} has mode {stat.S_IMODE(found.st_mode):04o}, not 0700")
-    return folder
 
 
 def try_send(socket: zmq.Socket[bytes], parts: Sequence[Buffer]) -> bool:
@@ -273,74 +226,5 @@ def _send(
     except zmq.Again:
         return None
     except zmq.ZMQError as err:
-        raise TransportError(f"message cannot be sent: {_reason(err)}") from err
+        raise TransportError(f"message cannot be sent: {reason(err)}") from err
     return _DONE if tracker is None else tracker
-
-
-def _check(address: str, depth: int, curve: Curve | None) -> Address:
-    target = Address.parse(address)
-    if not 1 <= depth <= MAX_DEPTH:
-        raise ConfigError(f"depth of {depth} is not between 1 and {MAX_DEPTH}")
-    if curve is not None and target.scheme != "tcp":
-        raise ConfigError(f"address {address!r} takes no keys: they are for tcp")
-    if curve is None and not target.is_loopback:
-        raise ConfigError(
-            f"address {address!r} is beyond loopback and there are no keys: "
-            "make some with `vdag keys new`, or use 127.0.0.1"
-        )
-    return target
-
-
-def _socket(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, target: Address, curve: Curve | None
-) -> zmq.Socket[bytes]:
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    if target.scheme != "tcp":
-        return socket
-    for option, value in (
-        (zmq.IPV6, int(":" in target.place)),
-        (zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS),
-        (zmq.RECONNECT_IVL, RECONNECT_MS),
-        (zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS),
-        (zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS),
-        (zmq.TCP_KEEPALIVE, 1),
-        (zmq.TCP_KEEPALIVE_IDLE, 5),
-        (zmq.TCP_KEEPALIVE_INTVL, 1),
-        (zmq.TCP_KEEPALIVE_CNT, 3),
-    ):
-        socket.setsockopt(option, value)
-    if curve is not None:
-        _lock(socket, curve)
-    return socket
-
-
-def _lock(socket: zmq.Socket[bytes], curve: Curve) -> None:
-    socket.setsockopt_string(zmq.CURVE_PUBLICKEY, curve.public)
-    socket.setsockopt_string(zmq.CURVE_SECRETKEY, curve.secret)
-    if curve.server is not None:
-        socket.setsockopt_string(zmq.CURVE_SERVERKEY, curve.server)
-        return
-    socket.setsockopt(zmq.CURVE_SERVER, 1)
-    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
-    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gate, nobody gets in
-
-
-def _attach(socket: zmq.Socket[bytes], address: str, *, bind: bool) -> zmq.Socket[bytes]:
-    try:
-        if bind:
-            socket.bind(address)
-        else:
-            socket.connect(address)
-    except zmq.ZMQError as err:
-        socket.close()
-        verb = "bound" if bind else "connected to"
-        raise TransportError(f"{address} cannot be {verb}: {_reason(err)}") from err
-    except BaseException:
-        socket.close()
-        raise
-    return socket
-
-
-def _reason(err: OSError | zmq.ZMQError) -> str:
-    return zmq.strerror(err.errno or 0).lower()

@@ -21,10 +21,11 @@ import zmq
 
 from vdag._native import header as native_header
 from vdag.errors import ChannelClosed, ConfigError, VdagError
+from vdag.threads import wait_ended
 from vdag.transport import link, messages
 from vdag.transport.bell import Bell
 from vdag.transport.codec import decode_head, decode_header
-from vdag.transport.departures import Departures, Drop, EdgeStats, Parcel, Policy
+from vdag.transport.departures import Departures, Drop, EdgeStats, Parcel, Policy, Reason
 from vdag.transport.encoders import Encoder, Encoders, Raw, pixels_of
 from vdag.transport.line import Line
 from vdag.transport.pouch import Pouch
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
     from vdag._native.ring import View
     from vdag.frame import Lease
-    from vdag.transport.channel import Curve
     from vdag.transport.link import Answer, Inbox
     from vdag.transport.meter import Meter
+    from vdag.transport.sockets import Curve
 
 __all__ = ["Edge"]
 
@@ -95,7 +96,7 @@ class Edge:
     ) -> None:
         self.address = address
         self.encoder = encoder or Raw()
-        self._peer = curve.server or "" if curve is not None else ""
+        self._peer = (curve.server or "") if curve is not None else ""
         self._inbox = inbox
         self._tell_dropped, self._tell_room = dropped, has_room
         self._departures = Departures(policy, depth, confirm_timeout_s)
@@ -225,11 +226,8 @@ class Edge:
             self._closing = True
         self._inbox.forget(self._line.edge)
         self._bell.ring()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("edge to %s does not end within %g s", self.address, JOIN_TIMEOUT_S)
-            return
-        self._bell.close()
+        if wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S):
+            self._bell.close()
 
     def __enter__(self) -> Edge:
         return self
@@ -363,7 +361,7 @@ class Edge:
         parcel.release()  # copied into the message, unless the line has it
         return True
 
-    def _fail(self, parcel: Parcel, reason: Any) -> None:
+    def _fail(self, parcel: Parcel, reason: Reason) -> None:
         self._encoders.want_key(parcel.head.job, parcel.head.header.stream)
         with self._changed:
             drop = self._departures.fail(reason)

@@ -28,19 +28,19 @@ from collections.abc import Callable, Collection, MutableMapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import zmq
 
 from vdag._native import ring
 from vdag.errors import ChannelClosed, TransportError
+from vdag.threads import wait_ended
 from vdag.transport import inside
 from vdag.transport.bell import Bell
 from vdag.transport.books import Books, ExchangeStats
-from vdag.transport.channel import open_pull, private_folder
+from vdag.transport.channel import open_pull
 from vdag.transport.exits import Edge, Exits
-from vdag.transport.folder import claim, sweep
+from vdag.transport.folder import claim, private_folder, sweep
 from vdag.transport.outbox import Outbox
 from vdag.transport.poison import PoisonStore, PoisonWriter
 from vdag.transport.roster import Member, Notify
@@ -247,12 +247,13 @@ class Exchange:
     def close(self) -> None:
         """Drop every frame as `closed`, tell jobs and workers, and give everything back.
 
-        Harmless when called again. Workers are their supervisor's: close it first.
+        Harmless when called again. Workers are their supervisor's: close it first. Should the
+        thread not end within `CALL_TIMEOUT_S`, it keeps everything, as the log says.
         """
         self._is_closing = True
         self._bell.ring()
-        self._thread.join()
-        self._stack.close()
+        if wait_ended(self._thread, timeout_s=CALL_TIMEOUT_S):
+            self._stack.close()
 
     def _call(self, function: Callable[[], _T]) -> _T:
         """Have the exchange's thread run `function`, and return what it returns or raises."""
@@ -391,10 +392,5 @@ class Exchange:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()

@@ -14,13 +14,14 @@ where it is told to, and there takes eight times as long as OpenCV for the way b
 
 from __future__ import annotations
 
-import importlib
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vdag.errors import ConfigError, DependencyMissing, FrameFormatError, ImageError, TransportError
+from vdag.errors import ConfigError, FrameFormatError, ImageError, TransportError
+from vdag.extras import opencv, pyav
+from vdag.wording import reason
 
 if TYPE_CHECKING:
     from av import VideoCodecContext, VideoFrame
@@ -81,7 +82,7 @@ class Encoder:
         if not 0.0 < fps <= 1000.0:
             raise ConfigError(f"fps of {fps} is outside 0..1000")
         self.width, self.height = width, height
-        self._av = _pyav()
+        self._av = pyav()
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._count = 0
         self._wants_key = True
@@ -111,7 +112,7 @@ class Encoder:
         try:
             packets = self._codec.encode(frame)
         except (self._av.FFmpegError, OSError, ValueError) as err:
-            raise TransportError(f"libx264 failed: {_reason(err)}") from err
+            raise TransportError(f"libx264 failed: {reason(err)}") from err
         if len(packets) != 1:
             raise TransportError(f"libx264 made {len(packets)} packets of a picture")
         self._count += 1
@@ -169,7 +170,7 @@ class Encoder:
             codec.open()
         except (self._av.FFmpegError, OSError, ValueError) as err:
             raise TransportError(
-                f"libx264 refuses {self.width} x {self.height}: {_reason(err)}"
+                f"libx264 refuses {self.width} x {self.height}: {reason(err)}"
             ) from err
         return codec
 
@@ -190,7 +191,7 @@ class Decoder:
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
             raise ConfigError(f"picture of {width} x {height} has a side outside 1..{MAX_SIDE}")
         self.width, self.height = width, height
-        self._av, self._cv2 = _pyav(), _opencv()
+        self._av, self._cv2 = pyav(), opencv()
         self._reformatter = self._av.video.reformatter.VideoReformatter()
         self._codec: VideoCodecContext | None = self._av.CodecContext.create("h264", "r")
         self._codec.thread_count = 1  # several would each hold a picture back
@@ -216,7 +217,7 @@ class Decoder:
         try:
             frames = self._codec.decode(self._av.Packet(data))
         except (self._av.FFmpegError, OSError, ValueError) as err:
-            raise FrameFormatError(f"packet is no H.264: {_reason(err)}") from err
+            raise FrameFormatError(f"packet is no H.264: {reason(err)}") from err
         if len(frames) != 1:
             raise FrameFormatError(f"packet holds {len(frames)} pictures, expected 1")
         width, height = self.width + self.width % 2, self.height + self.height % 2
@@ -245,23 +246,3 @@ class Decoder:
     def close(self) -> None:
         """Give up the decoder's memory; may be called again."""
         self._codec = None
-
-
-def _pyav() -> Any:
-    try:
-        import av
-        import av.video.reformatter
-    except ImportError as err:
-        raise DependencyMissing("av", "video") from err
-    return av
-
-
-def _opencv() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as err:
-        raise DependencyMissing("cv2", "video") from err
-
-
-def _reason(err: Exception) -> str:
-    return str(getattr(err, "strerror", None) or err).lower()

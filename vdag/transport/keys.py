@@ -24,7 +24,8 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from vdag.errors import ConfigError, TransportError
-from vdag.transport.channel import ZAP_DOMAIN, Curve, private_folder
+from vdag.transport.folder import private_folder
+from vdag.transport.sockets import ZAP_DOMAIN, Curve
 
 __all__ = ["Gate", "KeyFolder", "KeyPair", "default_folder"]
 

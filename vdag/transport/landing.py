@@ -21,6 +21,7 @@ import zmq
 from msgspec import structs
 
 from vdag.errors import ChannelClosed, ConfigError, FrameFormatError, TransportError
+from vdag.threads import wait_ended
 from vdag.transport import link
 from vdag.transport.address import Address
 from vdag.transport.arrivals import Arrivals, Reason
@@ -49,7 +50,6 @@ IDLE_MS = 1_000
 #: What the field of a header takes.
 MAX_LINK_NBYTES = (1 << 32) - 1
 JOIN_TIMEOUT_S = 10.0
-ANYWHERE = ("0.0.0.0", "::", "*")
 
 _count = itertools.count()
 
@@ -205,11 +205,8 @@ class Landing:
         """Listen no more, and end the thread; may be called again."""
         self._closing = True
         self._bell.ring()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("landing at %s does not end within %g s", self._bound, JOIN_TIMEOUT_S)
-            return
-        self._bell.close()
+        if wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S):
+            self._bell.close()
 
     def __enter__(self) -> Landing:
         return self
@@ -348,7 +345,7 @@ def _check(address: str, advertised: str | None) -> None:
     target = Address.parse(address)
     if target.scheme != "tcp":
         raise ConfigError(f"landing at {address!r} is not at a tcp address")
-    if advertised is None and target.place in ANYWHERE:
+    if advertised is None and target.is_everywhere:
         raise ConfigError(f"nobody can answer to {address!r}: advertised has to say where")
     if advertised is not None:
         Address.parse(advertised)

@@ -11,10 +11,11 @@ import zmq
 
 from vdag.errors import FrameFormatError
 from vdag.transport import link
-from vdag.transport.channel import Curve, Outgoing, open_push, try_send, try_send_leased
+from vdag.transport.channel import Outgoing, open_push, try_send, try_send_leased
 from vdag.transport.link import Hello, Notice, Probe, Receipt, Stamp
 from vdag.transport.meter import Meter
 from vdag.transport.roundtrip import RemoteClock
+from vdag.transport.sockets import Curve
 
 if TYPE_CHECKING:
     from vdag.transport.departures import Parcel

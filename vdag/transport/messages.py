@@ -56,9 +56,10 @@ MAX_BATCH = 256
 #: Most characters of an error text or a traceback.
 MAX_TEXT = 16_384
 #: Pseudo-task in the context of a frame that workers have seen: task to `[start_ns, end_ns, pid,
-#: arrived_ns, nbytes]`, begin and end of the batch the frame was in, the worker's process, and when
-#: its exchange got the frame, all by `time.monotonic_ns()` of that host; last, of a frame that came
-#: from another node, the bytes of the message. No task can be named so.
+#: arrived_ns, nbytes, batch]`, begin and end of the batch the frame was in, the worker's process,
+#: and when its exchange got the frame, all by `time.monotonic_ns()` of that host; of a frame that
+#: came from another node, the bytes of the message; the frames of the batch. What comes last may be
+#: left out if it is 0, or a batch of 1. No task can be named so.
 TIMES = "@times"
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]

@@ -20,8 +20,8 @@ from vdag.transport.meter import LinkStats, Meter
 
 if TYPE_CHECKING:
     from vdag._native.ring import View
-    from vdag.transport.channel import Curve
     from vdag.transport.link import Inbox
+    from vdag.transport.sockets import Curve
 
 __all__ = ["HOME_LANE", "IDLE_S", "Lane", "Peer"]
 

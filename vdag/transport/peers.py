@@ -31,6 +31,7 @@ from msgspec import structs
 
 from vdag._native import header as native_header
 from vdag.errors import ConfigError, VdagError
+from vdag.threads import wait_ended
 from vdag.transport import messages
 from vdag.transport.address import Address
 from vdag.transport.codec import decode_head
@@ -46,12 +47,12 @@ from vdag.transport.peer_values import Guest, PeersStats, Voyage
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from vdag.transport.channel import Curve
     from vdag.transport.codec import Head
     from vdag.transport.departures import Drop
     from vdag.transport.edge import Edge
     from vdag.transport.exchange import Exchange
     from vdag.transport.keys import KeyFolder
+    from vdag.transport.sockets import Curve
 
 __all__ = ["Lane", "LinkStats", "Peers", "PeersStats"]
 
@@ -214,7 +215,7 @@ class Peers:
         with self._lock:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(JOIN_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
         for job in tuple(self._voyages):
             self.leave(job)
         for address, peer in tuple(self._peers.items()):

@@ -143,18 +143,18 @@ class PoisonWriter:
     def __init__(self, store: PoisonStore | None) -> None:
         self._store = store
         self._keeping = threading.BoundedSemaphore(MAX_KEEPING)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vdag-poison")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="vdag-poison")
 
     def keep(self, held: Held, reason: str) -> None:
         """Take a frame over, and release it once it is written; does not wait."""
         if self._store is None or not self._keeping.acquire(blocking=False):
             held.release()
             return
-        self._thread.submit(self._write, self._store, held, reason)
+        self._pool.submit(self._write, self._store, held, reason)
 
     def close(self) -> None:
         """Wait until everything is written."""
-        self._thread.shutdown()
+        self._pool.shutdown()
 
     def _write(self, store: PoisonStore, held: Held, reason: str) -> None:
         try:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 import zmq
 
 from vdag.errors import ConfigError, TransportError
+from vdag.sparing import SparingLog
 from vdag.transport import link
 from vdag.transport.address import Address
-from vdag.transport.channel import Curve, open_push, try_send
+from vdag.transport.channel import open_push, try_send
+from vdag.transport.sockets import Curve
 
 if TYPE_CHECKING:
     from vdag.transport.link import Hello, KeyFrameWanted
@@ -63,6 +65,7 @@ class Replies:
         self._edges: OrderedDict[Source, _Edge] = OrderedDict()
         self._sockets: OrderedDict[tuple[str, str], zmq.Socket[bytes]] = OrderedDict()
         self._owed: set[Source] = set()
+        self._log = SparingLog(logger)
 
     def __len__(self) -> int:
         return len(self._edges)
@@ -107,7 +110,7 @@ class Replies:
             try:
                 socket = self._open(edge.inbox, source[0])
             except TransportError as err:
-                logger.warning("no answer to %s: %s", edge.inbox, err)
+                self._log.warning("socket", "no answer to %s: %s", edge.inbox, err)
                 continue
             is_done = self._send(socket, source, edge, now_ns)
             self._poller.register(socket, 0 if is_done else zmq.POLLOUT)

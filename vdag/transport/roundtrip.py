@@ -1,18 +1,20 @@
 """What round trips tell a sender: how much may be on its way, and what time it is over there.
 
-Both are rules without a clock of their own: times come in as arguments, in ns.
+These are rules without a clock of their own: times come in as arguments, in ns.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from vdag.errors import ConfigError
 
-__all__ = ["RemoteClock", "Window"]
+__all__ = ["DRIFT", "RemoteClock", "RoundTrip", "Window"]
 
-#: Clocks of two hosts may drift apart by this much until proven otherwise.
+#: Clocks of two hosts drift apart by no more: twice what crystals are allowed.
 DRIFT = 100e-6
 #: Beyond this, what the other side says is no time.
-MAX_OFFSET_NS = 1 << 61
+MAX_READING_NS = 1 << 62
 
 
 class Window:
@@ -62,27 +64,31 @@ class Window:
             self.size = 1
 
 
-class RemoteClock:
-    """The monotonic clock of another host, from questions and answers that carry its readings.
+class RoundTrip(NamedTuple):
+    """What a question and its answer, which carries readings of another clock, tell of that clock.
 
-    The offset is the middle of what one round trip allows, as in NTP (RFC 5905, section 8). The
-    shortest round trip is the best, until drift may have made it worse than a newer one. Two clocks
-    that agree within what the round trip can tell are taken for one clock, as those of two
-    processes of one host are.
+    Its offset is no more and no less than the times allow, as in NTP (RFC 5905, section 8),
+
+        offset = ((heard - asked) + (answered - now)) / 2      within half of the way there and back
+
+    so the shortest trip tells most; but clocks drift, and what a trip has told is worth less the
+    older it is.
+
+    Attributes:
+        at_ns: when it was over, by our clock.
+        offset_ns: the other clock minus ours.
+        length_ns: of the way there and back, without the time that the answer took.
+        slack_ns: by how much the offset may be wrong when the trip is over.
     """
 
-    def __init__(self) -> None:
-        self._round_trip_ns: int | None = None
-        self._at_ns = 0
-        self.offset_ns = 0
+    at_ns: int
+    offset_ns: int
+    length_ns: int
+    slack_ns: int
 
-    @property
-    def is_known(self) -> bool:
-        """Whether there was an answer yet."""
-        return self._round_trip_ns is not None
-
-    def observe(self, asked_ns: int, heard_ns: int, answered_ns: int, now_ns: int) -> None:
-        """Learn from an answer.
+    @classmethod
+    def of(cls, asked_ns: int, heard_ns: int, answered_ns: int, now_ns: int) -> RoundTrip | None:
+        """Return what an answer tells; None if it is no honest one to a question of ours.
 
         Args:
             asked_ns: when we asked, by our clock.
@@ -90,16 +96,51 @@ class RemoteClock:
             answered_ns: when the answer left, by the other clock.
             now_ns: when it came, by our clock.
         """
-        round_trip_ns = (now_ns - asked_ns) - (answered_ns - heard_ns)
+        length_ns = (now_ns - asked_ns) - (answered_ns - heard_ns)
+        # What they drift while the question is under way, and rounding.
+        drift_ns = int((now_ns - asked_ns) * 2 * DRIFT) + 2
+        if now_ns < asked_ns or answered_ns < heard_ns or length_ns < -drift_ns:
+            return None
+        if answered_ns > MAX_READING_NS:
+            return None
         offset_ns = ((heard_ns - asked_ns) + (answered_ns - now_ns)) // 2
-        if asked_ns > now_ns or round_trip_ns < 0 or abs(offset_ns) > MAX_OFFSET_NS:
-            return  # no honest answer to a question of ours
-        if self._round_trip_ns is not None:
-            drift_ns = int((now_ns - self._at_ns) * DRIFT)
-            if round_trip_ns // 2 > self._round_trip_ns // 2 + drift_ns:
-                return
-        self._round_trip_ns, self._at_ns = round_trip_ns, now_ns
-        self.offset_ns = 0 if abs(offset_ns) <= round_trip_ns // 2 else offset_ns
+        length_ns = max(length_ns, 0)
+        return cls(now_ns, offset_ns, length_ns, length_ns // 2 + drift_ns)
+
+    def slack_at(self, now_ns: int) -> int:
+        """Return by how much the offset may be wrong by now."""
+        return self.slack_ns + int(abs(now_ns - self.at_ns) * DRIFT)
+
+
+class RemoteClock:
+    """The monotonic clock of another host, from questions and answers that carry its readings.
+
+    It is told by the best trip so far, the one that allows least at the moment. Two clocks that
+    agree within what the trip can tell are taken for one clock, as those of two processes of one
+    host are.
+
+    Attributes:
+        offset_ns: the other clock minus ours; 0 before it is known.
+    """
+
+    def __init__(self) -> None:
+        self._best: RoundTrip | None = None
+        self.offset_ns = 0
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there was an answer yet."""
+        return self._best is not None
+
+    def observe(self, asked_ns: int, heard_ns: int, answered_ns: int, now_ns: int) -> None:
+        """Learn from an answer; see `RoundTrip.of`."""
+        trip = RoundTrip.of(asked_ns, heard_ns, answered_ns, now_ns)
+        if trip is None:
+            return
+        if self._best is not None and trip.slack_ns > self._best.slack_at(now_ns):
+            return
+        self._best = trip
+        self.offset_ns = 0 if abs(trip.offset_ns) <= trip.length_ns // 2 else trip.offset_ns
 
     def there(self, here_ns: int) -> int:
         """Return what the other clock says when ours says `here_ns`."""

@@ -21,24 +21,21 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 
-from vdag.errors import ChannelClosed, ConfigError, FrameFormatError, TransportError
-from vdag.transport.address import Address
-from vdag.transport.channel import (
+from vdag.errors import ChannelClosed, FrameFormatError, TransportError
+from vdag.transport.channel import bound_address
+from vdag.transport.sockets import (
     HEARTBEAT_MS,
     SILENCE_MS,
     Curve,
-    _attach,
-    _check,
-    _socket,
-    bound_address,
+    attach,
+    check_to_bind,
+    check_to_connect,
+    new_socket,
 )
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["MAX_NBYTES", "Backoff", "Question", "Replier", "ReplierStats", "Requester"]
 
@@ -108,11 +105,7 @@ class Requester:
         curve: Curve | None = None,
         max_nbytes: int = MAX_NBYTES,
     ) -> None:
-        self._target = _check(address, DEPTH, curve)
-        if self._target.scheme == "tcp" and self._target.port == 0:
-            raise ConfigError(f"address {address!r} has no port to connect to")
-        if curve is not None and curve.server is None:
-            raise ConfigError(f"connecting to {address} needs the public key of that node")
+        self._target = check_to_connect(address, DEPTH, curve)
         self._address, self._context = address, context
         self._curve, self._max_nbytes = curve, max_nbytes
         self._backoff = Backoff()
@@ -212,7 +205,7 @@ class Requester:
         self.close()
 
     def _connect(self) -> zmq.Socket[bytes]:
-        socket = _socket(self._context, zmq.REQ, self._target, self._curve)
+        socket = new_socket(self._context, zmq.REQ, self._target, self._curve)
         socket.setsockopt(zmq.SNDHWM, DEPTH)
         socket.setsockopt(zmq.RCVHWM, DEPTH)
         # The number that goes with the question has to come back with the answer.
@@ -223,7 +216,7 @@ class Requester:
             # Otherwise a connection that a NAT forgot is found out by the time-out alone.
             socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
-        return _attach(socket, self._address, bind=False)
+        return attach(socket, self._address, bind=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,16 +277,16 @@ class Replier:
         curve: Curve | None = None,
         max_nbytes: int = MAX_NBYTES,
     ) -> None:
-        target: Address = _check(address, DEPTH, curve)
+        target = check_to_bind(address, DEPTH, curve)
         self._has_keys = curve is not None
         self._questions = self._malformed = self._answers = self._gone = 0
-        socket = _socket(context, zmq.ROUTER, target, curve)
+        socket = new_socket(context, zmq.ROUTER, target, curve)
         socket.setsockopt(zmq.SNDHWM, DEPTH)
         socket.setsockopt(zmq.RCVHWM, DEPTH)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # so that `reply` knows who is gone
         if target.scheme == "tcp":
             socket.setsockopt(zmq.MAXMSGSIZE, max_nbytes)
-        self.socket = _attach(socket, address, bind=True)
+        self.socket = attach(socket, address, bind=True)
         self.bound = bound_address(self.socket)
 
     def receive(self) -> Question | None:
@@ -338,12 +331,7 @@ class Replier:
     def __enter__(self) -> Replier:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
     def _read(self) -> list[zmq.Frame]:

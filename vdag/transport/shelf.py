@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vdag._native.header import Header
     from vdag._native.ring import Arena, View
 
-__all__ = ["Held", "Shelf"]
+__all__ = ["Held", "Shelf", "without_pixels"]
 
 _HEADER_NBYTES = native_header.HEADER_NBYTES
 #: Kinds that a worker reads without a decoder.
@@ -88,17 +88,8 @@ class Held(msgspec.Struct, eq=False):
 
     def part_without_pixels(self) -> bytes:
         """Return the descriptor as it goes home."""
-        header = self.header.replace(
-            kind=native_header.KIND_NONE,
-            dtype=0,
-            shape=(),
-            payload_nbytes=0,
-            arena=0,
-            slot=0,
-            generation=0,
-            offset=0,
-        )
-        return b"".join((native_header.pack(header), self.route_part, self.context))
+        header = native_header.pack(without_pixels(self.header))
+        return b"".join((header, self.route_part, self.context))
 
     def pixels(self) -> NDArray[np.generic] | None:
         """Return the payload as a read-only array; None without one. Drop it before the view."""
@@ -125,6 +116,20 @@ class Held(msgspec.Struct, eq=False):
 
     def _part(self, header: Header) -> bytes:
         return b"".join((native_header.pack(header), self.route_part, self.context, self.payload))
+
+
+def without_pixels(header: Header) -> Header:
+    """Return the header of a frame that leaves its pixels behind."""
+    return header.replace(
+        kind=native_header.KIND_NONE,
+        dtype=0,
+        shape=(),
+        payload_nbytes=0,
+        arena=0,
+        slot=0,
+        generation=0,
+        offset=0,
+    )
 
 
 class Shelf:

@@ -6,7 +6,6 @@ processes by their pidfd (Linux 5.3), and for nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import select
@@ -16,12 +15,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from vdag.errors import ConfigError, TransportError
 from vdag.tasks import TaskOptions
 from vdag.tasks.variants import variants
+from vdag.threads import wait_ended
+from vdag.transport.bell import Bell
 from vdag.transport.exchange import Exchange
 from vdag.transport.messages import MAX_BATCH
 from vdag.transport.roster import Notice
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Processes that one arena can have attached, less those that are not workers.
 MAX_WORKERS = 48
+#: For the end of workers that had to be killed, and for an exchange that hears of it.
+KILL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class TaskWorkers:
         restarts: how often one was started again.
         hung: how often one was killed because it did not answer.
         error: how the latest one ended that was not meant to; empty once all serve.
+        trial_s: what the task took when it was tried, see `WorkerPool.add`; None for not known.
     """
 
     wanted: int
@@ -61,6 +65,7 @@ class TaskWorkers:
     restarts: int
     hung: int
     error: str
+    trial_s: float | None = None
 
 
 class WorkerPool:
@@ -93,7 +98,7 @@ class WorkerPool:
         self._notices: deque[tuple[str, Notice]] = deque()
         self._is_closing = self._is_leaving = False
         self._fault: BaseException | None = None
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._run, name="vdag-workers", daemon=True)
         self._thread.start()
 
@@ -105,6 +110,7 @@ class WorkerPool:
         count: int = 1,
         max_batch: int = MAX_BATCH,
         models: Mapping[int, TaskOptions] | None = None,
+        trial: tuple[int, int] | None = None,
     ) -> None:
         """Want `count` more workers of a task, which must be open at the exchange.
 
@@ -117,6 +123,8 @@ class WorkerPool:
             max_batch: most frames that they take at once; the task's own limit holds too.
             models: what frames may ask for instead, see `vdag.toolbox`; None for what
                 `vdag.tasks.variants` finds.
+            trial: width and height of a picture that they try the task on before they serve, see
+                `vdag.tasks.trial`; None for none.
 
         Raises:
             ConfigError: a number is out of range, or there would be too many workers.
@@ -141,9 +149,10 @@ class WorkerPool:
                     modules=self._modules,
                     patience=self._patience,
                     notify=self._notify,
+                    trial=trial,
                 )
                 self._posts.append(post)
-            self._wake_up()
+            self._bell.ring()
 
     def remove(self, task: str, count: int | None = None) -> int:
         """Want `count` workers less, the latest ones, or none any more.
@@ -159,7 +168,7 @@ class WorkerPool:
             gone = posts if count is None else posts[max(len(posts) - count, 0) :]
             for post in gone:
                 post.let_go(time.monotonic_ns())
-            self._wake_up()
+            self._bell.ring()
         return len(gone)
 
     def wait_ready(self, task: str, timeout_s: float) -> None:
@@ -200,12 +209,9 @@ class WorkerPool:
         """Stop all workers and wait until they are gone; harmless when called again."""
         with self._changed:
             self._is_closing = True
-            self._wake_up()
-        self._thread.join()
-        with self._changed:
-            wake, self._wake = self._wake, -1
-        if wake >= 0:
-            os.close(wake)
+            self._bell.ring()
+        if wait_ended(self._thread, timeout_s=self._patience.stop_timeout_s + KILL_TIMEOUT_S):
+            self._bell.close()
 
     def _run(self) -> None:
         """Body of the thread."""
@@ -226,7 +232,7 @@ class WorkerPool:
     def _wait(self) -> None:
         """Wait until a process says something or ends, something is due, or somebody calls."""
         poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
+        poll.register(self._bell.fileno(), select.POLLIN)
         with self._changed:
             due = [post.due_ns for post in self._posts if post.due_ns is not None]
             for fd in (fd for post in self._posts for fd in post.fds):
@@ -236,8 +242,7 @@ class WorkerPool:
 
     def _step(self, now_ns: int) -> None:
         """Bring every post forward."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+        self._bell.hush()
         while self._notices:
             name, notice = self._notices.popleft()
             for post in self._posts:
@@ -266,11 +271,7 @@ class WorkerPool:
     def _notify(self, worker: str, notice: Notice) -> None:
         """Be told by the exchange, in its thread: it must not wait for our lock."""
         self._notices.append((worker, notice))
-        self._wake_up()
-
-    def _wake_up(self) -> None:
-        if self._wake >= 0:  # else the pool is closed
-            os.eventfd_write(self._wake, 1)
+        self._bell.ring()
 
     def _require_open(self) -> None:
         if self._fault is not None:
@@ -281,18 +282,14 @@ class WorkerPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
 def _count(posts: Sequence[Post]) -> TaskWorkers:
     states = [post.state for post in posts]
     errors = [str(post.error) for post in posts if post.error is not None]
+    trials = [post.trial_s for post in posts if post.trial_s is not None]
     return TaskWorkers(
         wanted=sum(post.is_wanted for post in posts),
         idle=states.count("idle"),
@@ -302,4 +299,5 @@ def _count(posts: Sequence[Post]) -> TaskWorkers:
         restarts=sum(post.restarts for post in posts),
         hung=sum(post.hung for post in posts),
         error=errors[-1] if errors else "",
+        trial_s=sum(trials) / len(trials) if trials else None,
     )

@@ -76,6 +76,7 @@ class Post:
         modules: Python files that its processes run first.
         patience: how long to wait for what.
         notify: told by the exchange what becomes of the worker; is to call `heed`.
+        trial: size of a picture that its processes try the task on; None for none.
 
     Attributes:
         name: of the present or latest process, at the exchange.
@@ -86,6 +87,7 @@ class Post:
         start_error: the same, if it ended before it served.
         restarts: how often it was filled again.
         hung: how often its process was killed because it did not answer.
+        trial_s: what the task took of the picture; None for not known.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Post:
         modules: tuple[str, ...],
         patience: Patience,
         notify: Notify,
+        trial: tuple[int, int] | None = None,
     ) -> None:
         self.task = task
         self.name = ""
@@ -108,6 +111,8 @@ class Post:
         self.error: VdagError | None = None
         self.start_error: VdagError | None = None
         self.restarts = self.hung = 0
+        self.trial_s: float | None = None
+        self._trial = trial
         self._exchange, self._options, self._max_batch = exchange, options, max_batch
         self._models = dict(models)
         self._modules, self._patience, self._notify = modules, patience, notify
@@ -145,6 +150,9 @@ class Post:
         if notice == "hello" and self.state == "starting":
             self.state, self.due_ns = "serving", None
             self.error = self.start_error = None
+            if self._child is not None:
+                self._child.listen()  # it has said so before its hello
+                self.trial_s = self._child.trial_s
         elif notice == "hung":
             self.hung += 1
             self._kill(f"no answer within {self._patience.hang_timeout_s:g} s")
@@ -194,6 +202,7 @@ class Post:
             modules=self._modules,
             max_batch=self._max_batch,
             log_level=logger.getEffectiveLevel(),
+            trial=self._trial,
         )
         try:
             self._exchange.enlist(

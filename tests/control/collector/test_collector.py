@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,26 @@ def test_it_says_how_it_is(collector):
     assert found["status"] == 0
     assert found["rows"]["rows"] == 2
     assert found["reports"] == {"succeeded": 1, "refused": 1, "put_off": 0}
+
+
+@pytest.mark.parametrize("kind", ["sqlite"])
+def test_it_tells_prometheus_what_became_of_reports_and_rows(collector):
+    rows = packets(2)
+    report(collector, rows)
+    report(collector, rows)
+    report(collector, rows, source="127.0.0.9")
+    connection = http.client.HTTPConnection("127.0.0.1", collector.port, timeout=WAIT_S)
+    with closing(connection):
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    for line in (
+        'vdag_collector_reports_total{outcome="succeeded"} 2.0',
+        'vdag_collector_reports_total{outcome="refused"} 1.0',
+        'vdag_records_rows_total{outcome="written"} 2.0',
+        'vdag_records_rows_total{outcome="duplicate"} 2.0',
+        "vdag_records_waiting 0.0",
+    ):
+        assert line in text.splitlines()
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])

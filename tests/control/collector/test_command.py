@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from vdag.control.records import Store, schema
 pytestmark = pytest.mark.slow
 
 TIMEOUT_S = 120.0
+#: Rows of a report under load.
+LOAD = 50
 NODE = {
     "node_id": 4,
     "node_name": "here",
@@ -112,11 +115,12 @@ class Sender:
         self.port, self.sequence, self.waiting = port, 0, []
         self.answered = 0
 
-    def report(self) -> None:
+    def report(self, count: int = 1) -> None:
         packet = {"session_id": 1, "handler_id": 0, "event": "start"}
-        row = {"timestamp": time.time(), "sequence": self.sequence, **packet}
-        self.sequence += 1
-        self.waiting.append(row)
+        for _ in range(count):
+            row = {"timestamp": time.time(), "sequence": self.sequence, **packet}
+            self.sequence += 1
+            self.waiting.append(row)
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=0.5)
         try:
             connection.request("POST", "/", json.dumps({"packet_info": self.waiting}))
@@ -146,7 +150,8 @@ def collecting(conf: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.kill()
 
 
-def test_a_collector_that_is_killed_under_load_loses_and_doubles_nothing(nodes, tmp_path):
+@pytest.mark.parametrize("outage_s", [0.5, 30.0])
+def test_a_collector_that_is_killed_under_load_loses_and_doubles_nothing(nodes, tmp_path, outage_s):
     conf = conf_of(nodes, f"db_url = {tmp_path / 'a.db'}")
     with collecting(conf) as (process, port):
         sender = Sender(port)
@@ -154,13 +159,16 @@ def test_a_collector_that_is_killed_under_load_loses_and_doubles_nothing(nodes, 
             sender.report()
         process.kill()
         process.wait(TIMEOUT_S)
-        for _ in range(20):
-            sender.report()
-    assert len(sender.waiting) == 20
+        answered, back_s = sender.answered, time.monotonic() + outage_s
+        while time.monotonic() < back_s:
+            sender.report(LOAD)
+            threading.Event().wait(0.1)
+    assert sender.answered == answered
+    assert len(sender.waiting) >= LOAD
     conf.write_text(conf.read_text().replace("collector_port = 0", f"collector_port = {port}"))
     with collecting(conf):
         deadline_s = time.monotonic() + TIMEOUT_S
-        while sender.waiting or sender.answered < 60:
+        while sender.waiting or sender.answered < sender.sequence:
             sender.report()
             assert time.monotonic() < deadline_s
     with Store(tmp_path / "a.db") as store:

@@ -160,4 +160,5 @@ def test_it_describes_itself(desk: Desk):
         "/algorithm",
         "/healthz",
         "/readyz",
+        "/metrics",
     }

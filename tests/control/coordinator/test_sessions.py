@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from coordinator_kit import TIMEOUT_S, Bench, End, capture, handler, link, node, service
 
-from vdag.control.coordinator import watching
+from vdag.control.coordinator import office, watching
 from vdag.control.coordinator.states import Patience
 from vdag.control.coordinator.values import SessionRequest
 from vdag.control.scheduling.events import JobInfo, QueryState
@@ -299,3 +299,102 @@ def test_a_policy_of_the_scheduler_may_place_what_is_not_tied(stack: ExitStack, 
     assert near.tasks() == far.tasks() == {"decode", "detect_faces", "draw_boxes"}
     bench.wish(session, "delete")
     bench.wait(lambda: not (camera.tasks() or near.tasks() or far.tasks()))
+
+
+def test_a_policy_keeps_to_what_the_capture_says_and_its_prediction_is_shown(
+    stack: ExitStack, tmp_path: Path
+):
+    small = replace(
+        LOOSE, handlers=(capture(node_id=1, width=320, height=240), *LOOSE.handlers[1:])
+    )
+    bench = open_bench(stack, tmp_path, small)
+    join_all(bench)
+    session = bench.create(SessionRequest(0, algorithm="policy:predictive", start=True))
+    view = bench.settled(session)
+    assert view.state == "running"
+    query = bench.controller.query(view.query_id)
+    assert query is not None
+    assert query.plan is not None
+    conf = query.plan["video_conf"]
+    assert (conf["resolution"], conf["fps"], conf["encoder"]) == ("320x240", 10, "JPEG")
+    shown = bench.wait(
+        lambda: (
+            (v := bench.sessions.get(session))
+            and v.placement["why"].startswith("predictive: ")
+            and v.placement
+        )
+    )
+    predicted = query.decision["explanation"]["predicted"]["tasks"]
+    parts = [parts[name] for parts in predicted.values() for name in parts if name != "node"]
+    assert shown["delay_s"] == pytest.approx(sum(parts))
+    assert sum(part["seconds"] for part in shown["parts"]) == pytest.approx(shown["delay_s"])
+    # It has been told what these handlers take, of which no profile knows.
+    assert 0 < shown["delay_s"] < 0.05
+
+
+def test_what_was_learned_is_there_when_the_coordinator_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watching, "FRESH_S", 0.0)
+    monkeypatch.setattr(office, "SAVE_NS", 0)
+    with ExitStack() as stack:
+        bench = open_bench(stack, tmp_path)
+        join_all(bench)
+        session = bench.create(SessionRequest(0, start=True))
+        query_id = bench.settled(session).query_id
+        tasks = bench.controller.query(query_id).graph.tasks  # type: ignore[union-attr]
+        names = ("transfer_delay", "queue_delay", "process_delay")
+        result = {name: dict.fromkeys(tasks, 0.03125) for name in names}
+        bench.controller.report_runtime(query_id, {"plan_result": result})
+        wanted = {"compute", "hop", "way"}
+        bench.wait(lambda: wanted <= {each.topic.what for each in bench.store.log.lessons()})
+    with ExitStack() as stack:
+        bench = open_bench(stack, tmp_path)
+        join_all(bench)
+        view = bench.settled(bench.create(SessionRequest(0)))
+        parts = view.placement["parts"]
+        spent = [part["seconds"] for part in parts if part["what"] == "compute"]
+        # What a worker takes to wake up is no part of it, the rest of the queue is.
+        assert spent == pytest.approx([0.0605] * 5)
+
+
+def test_handlers_are_tried_where_nobody_knows_what_they_take(stack: ExitStack, tmp_path: Path):
+    bench = open_bench(stack, tmp_path)
+    _, near, _ = join_all(bench)
+    near.workshop.trial_s = 0.02
+    session = bench.create(SessionRequest(0))
+    before = bench.settled(session).placement
+    assert set(near.workshop.trials) == {(640, 480)}  # as the capture has it
+    bench.wish(session, "start")
+    after = bench.settled(session).placement
+    spent = {
+        part["handler_id"]: part["seconds"] for part in after["parts"] if part["what"] == "compute"
+    }
+    assert [spent[number] for number in (2, 3, 4)] == [0.02] * 3
+    assert after["delay_s"] != before["delay_s"]
+    assert after["why"].startswith(f"{before['why']}; ")
+    assert after["why"].endswith("since its handlers were tried")
+    assert after["nodes"] == before["nodes"]
+    bench.wish(session, "delete")
+    bench.wait(lambda: not near.tasks())
+    count = len(near.workshop.trials)
+    again = bench.settled(bench.create(SessionRequest(0)))
+    assert len(near.workshop.trials) == count  # once is enough
+    assert again.placement["delay_s"] == pytest.approx(after["delay_s"])
+
+
+@pytest.mark.parametrize("policy", ["golden", "predictive"])
+def test_frames_are_taken_as_the_capture_says_whatever_a_policy_wants(
+    stack: ExitStack, tmp_path: Path, policy: str
+):
+    small = replace(
+        LOOSE, handlers=(capture(node_id=1, width=352, height=288), *LOOSE.handlers[1:])
+    )
+    bench = open_bench(stack, tmp_path, small)
+    join_all(bench)
+    session = bench.create(SessionRequest(0, algorithm=f"policy:{policy}", start=True))
+    query = bench.controller.query(bench.settled(session).query_id)
+    assert query is not None
+    assert query.plan is not None
+    assert query.plan["video_conf"]["resolution"] == "352x288"
+    assert query.plan["video_conf"]["fps"] == 10

@@ -33,7 +33,7 @@ from vdag.control.scheduling.events import ServiceInfo
 from vdag.control.scheduling.instructions import Question
 from vdag.control.scheduling.surroundings import Snapshot
 from vdag.errors import PlanError
-from vdag.plan import Constraint, Plan
+from vdag.plan import Constraint, Plan, VideoConf
 
 ADAPTIVE = ("predictive", "pid", "cold_start")
 BASELINES = ("demo", "reference", "reference_pid", "reference_mogai", "reference_auto_pid")
@@ -82,6 +82,23 @@ def in_force(asked: Question, answer, number: int = 1, **changes) -> Question:
 
 def addr_of(asked: Question, ip: str) -> str:
     return next(each.node_addr for each in asked.around.nodes() if each.ip == ip)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_where_frames_have_to_be_taken_so_only_tasks_are_placed(name):
+    conf = VideoConf("320x240", 12.5)
+    asked = question(constraint=Constraint((-1.0, 0.3), 0.9, conf))
+    first = ask(name, asked)
+    assert plan_of(asked, first).video_conf == conf
+    told = {"delay": 0.5, "delay_p95": 0.6, "obj_n": 20.0, "frames": 100}
+    later = ask(name, in_force(asked, first, runtime_info=told))
+    assert plan_of(asked, later).video_conf == conf
+    chosen = {
+        (each["video_conf"]["resolution"], each["video_conf"]["fps"])
+        for answer in (first, later)
+        for each in answer.explanation["alternatives"]
+    }
+    assert chosen <= {("320x240", 12.5)}
 
 
 @pytest.mark.parametrize("name", [*ADAPTIVE, *BASELINES])

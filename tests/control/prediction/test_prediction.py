@@ -35,7 +35,6 @@ from vdag.control.prediction import (
     Tables,
     accuracy_of,
     calibrate,
-    evaluating,
     predict,
     predict_on,
     quality,
@@ -43,6 +42,8 @@ from vdag.control.prediction import (
     search_closest,
 )
 from vdag.control.prediction.queueing import wait_at
+from vdag.control.profile import Cost
+from vdag.control.profile.costs import BatchPoint
 from vdag.control.scheduling.surroundings import TaskLoad
 from vdag.errors import PlanError
 from vdag.graph import Graph
@@ -119,10 +120,13 @@ def worlds(draw):
     around.change(sent=sent)
     for each, task in product(fleet, tasks):
         if draw(st.booleans()):
-            took_s = draw(st.floats(0.005, 0.5))
+            took_s, batch = draw(st.floats(0.005, 0.5)), draw(st.sampled_from((1.0, 1.4, 3.5)))
             around.profile.observe(
-                task, draw(st.integers(0, 1)), "480p", each, took_s, 1.3 * took_s, 20
+                task, draw(st.integers(0, 1)), "480p", each, took_s, 1.3 * took_s, 20, batch=batch
             )
+    if draw(st.booleans()):
+        batches = (BatchPoint(4, 0.02),)
+        around.profile.put_cost(tasks[0], 1, "480p", Cost(0.01, 0.012, batches=batches), CLOUD)
     asked = question(
         around,
         graph=graph,
@@ -273,13 +277,9 @@ def test_all_at_once_is_as_one_by_one(outlook, data):
     r = data.draw(st.integers(0, len(tables.resolutions) - 1))
     f = data.draw(st.integers(0, len(tables.rates) - 1))
     c = data.draw(st.integers(0, len(tables.combos) - 1))
-    placed = evaluating.placements(tables, r, f, c, math.inf)
-    delay, p95 = evaluating.delays(tables, r, f, c, placed)
-    use = np.maximum(
-        evaluating.crowding_of(tables, r, f, c, placed), evaluating.under_way(tables, f, delay)
-    )
+    placed, delay, p95, use = tables.forecast.weigh((r, f, c), math.inf, free_only=False)
     for i in data.draw(st.lists(st.integers(0, len(placed) - 1), max_size=4)):
-        predicted = predict_on(tables.candidate(r, f, c, placed[i]), outlook)
+        predicted = predict_on(tables.candidate((r, f, c), placed[i]), outlook)
         assert predicted.delay_s == pytest.approx(delay[i])
         assert predicted.delay_p95_s == pytest.approx(p95[i])
         assert predicted.accuracy == pytest.approx(tables.accuracy[r, f, c])
@@ -427,6 +427,9 @@ def test_a_calibration_that_makes_no_sense_is_none(document):
         ({"delay": 0.2, "delay_p95": 0.1}, Measured(0.2, 0.2, 0.2, 10.0)),
         ({"delay": 0.2, "frames": 3, "plan_result": {"process_delay": {"a": 0.1, 2: 1, "b": "x"}}},
          Measured(0.2, 0.2, 0.2, 3.0, compute_s={"a": 0.1})),
+        ({"delay": 0.2, "frames": 3, "plan_result": {"batch": {
+            "a": 2.5, "b": 0, "c": 1e4, "d": math.nan, "e": "4", "f": -3, "g": True}}},
+         Measured(0.2, 0.2, 0.2, 3.0, batch={"a": 2.5, "b": 1.0, "c": 256.0})),
     ],
 )  # fmt: skip
 def test_of_a_runtime_only_what_can_be_believed_is_read(runtime, expected):

@@ -99,10 +99,15 @@ def test_a_campaign_measures_costs_sizes_and_accuracy(carphone: Path, tmp_path: 
         assert cost.mem_nbytes > 10_000_000
         assert 0 < cost.out_nbytes < 10_000
         assert cost.obj_n == 1.0
+        sizes = [point.batch for point in cost.batches]
+        assert sizes == [1, 2, 4, 8, 16, 32][: len(sizes)]
+        assert len(sizes) >= 2
+        assert 0 < cost.busy_s <= cost.compute_s
     points = {(model_id, point.fps): point for _, model_id, point in known.accuracies()}
     assert points[0, campaign.clip.fps].accuracy == 1.0
     assert all(point.accuracy > 0.5 for point in points.values())
     assert known.about["video"] == carphone.name
+    assert known.about["engine"] == "onnx on cpu"
     assert 5_000 < known.frame_nbytes("360p", "JPEG") < 480 * 360
     assert known.frame_nbytes("360p", "H264") < known.frame_nbytes("360p", "JPEG")
     campaign.finish()
@@ -198,11 +203,22 @@ def test_an_interrupted_measurement_goes_on_where_it_was(
             "fps is 'often', expected a number",
         ),
         (
+            ("--task", "face_detection", "--video", "{clip}", "--batch", "1,300"),
+            "batch is 300, expected 1 to 256",
+        ),
+        (
+            ("--task", "face_detection", "--video", "{clip}", "--batch", "few"),
+            "batch is 'few', expected a whole number",
+        ),
+        (
             ("--task", "face_detection", "--video", "{clip}", "--frames", "1"),
             "frames is 1, expected 10 to 10000",
         ),
         (("show", "none.json"), "cannot read none.json: No such file or directory"),
-        (("export", "--what", "x"), "'x' is no table, expected one of costs, accuracy, frames"),
+        (
+            ("export", "--what", "x"),
+            "'x' is no table, expected one of costs, batches, accuracy, frames",
+        ),
         (("merge", "none.json", "--out", "x.json"), "cannot read none.json: No such file .*"),
     ],
 )

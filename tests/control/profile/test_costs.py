@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdag.control.profile import ANY, Cost, Profile
-from vdag.control.profile.costs import CostTable, pixels_of
+from vdag.control.profile.costs import BatchPoint, CostTable, blend, pixels_of
 from vdag.control.scheduling.events import NodeInfo, ServiceInfo
 from vdag.errors import ConfigError
 from vdag.sampling import RESOLUTIONS
@@ -160,6 +160,24 @@ def test_what_is_put_later_is_seen_at_once():
         ({"per_object_s": -1.0}, "per_object_s -1 is not between 0 and 600"),
         ({"mem_nbytes": -1}, "mem_nbytes -1 is not between 0 and 1.09951e+12"),
         ({"samples": 2_000_000}, "samples 2e+06 is not between 0 and 1e+06"),
+        ({"batches": (BatchPoint(0, 0.1),)}, "batch 0 of a batch is not between 1 and 256"),
+        ({"batches": (BatchPoint(257, 0.1),)}, "batch 257 of a batch is not between 1 and 256"),
+        (
+            {"batches": (BatchPoint(2, math.nan),)},
+            "seconds nan of a batch is not between 1e-06 and 600",
+        ),
+        (
+            {"batches": (BatchPoint(2, 0.1, 0, -1),)},
+            "device_nbytes -1 of a batch is not between 0 and 1.09951e+12",
+        ),
+        (
+            {"batches": (BatchPoint(4, 0.1), BatchPoint(4, 0.2))},
+            "batch 4 does not exceed 4 before it",
+        ),
+        (
+            {"batches": tuple(BatchPoint(n, 0.1) for n in range(1, 34))},
+            "33 batches exceed 32",
+        ),
     ],
 )
 def test_a_cost_out_of_bounds_is_refused_and_changes_nothing(values, message: str):
@@ -226,3 +244,53 @@ def test_a_cost_is_what_was_measured_before_times_what_the_node_has_taught():
     profile.put_cost(TASK, 0, "360p", cost(0.4), EDGE.ip)
     assert profile.version > before
     assert profile.place(EDGE) == (EDGE.node_addr, EDGE.ip, "edge", ANY)
+
+
+#: A frame alone takes 10 ms, four 16 ms, sixteen 40 ms; with two at work, one after the other 8 ms.
+BATCHED = Cost(
+    0.008, 0.009, 0.001, samples=50, obj_n=2.0,
+    batches=(BatchPoint(1, 0.008), BatchPoint(4, 0.016, 100, 1000), BatchPoint(16, 0.040)),
+)  # fmt: skip
+
+
+def test_a_frame_takes_less_of_a_worker_in_the_best_batch_than_it_waits():
+    assert BATCHED.mean_s() == pytest.approx(0.010)
+    assert BATCHED.busy_share == pytest.approx(0.25)
+    assert BATCHED.busy_s == pytest.approx(0.002)
+    alone = Cost(0.01, 0.02)
+    assert (alone.busy_share, alone.busy_s) == (1.0, 0.01)
+    slower = Cost(0.01, 0.02, batches=(BatchPoint(4, 0.1),))
+    assert slower.busy_s == 0.01, "a worker that is full has batches of one, too"
+
+
+@pytest.mark.parametrize(
+    ("batch", "stretch"), [(0, 1), (1, 1), (2.5, 1.3), (4, 1.6), (10, 2.8), (16, 4), (32, 8)]
+)
+def test_a_batch_takes_what_those_of_like_size_were_measured_to_take(batch, stretch):
+    assert BATCHED.stretch(batch) == pytest.approx(stretch)
+    assert Cost(0.01, 0.02).stretch(batch) == max(batch, 1), "nothing is saved unless it is known"
+
+
+def test_what_was_measured_in_any_batch_says_what_a_frame_takes_in_the_best():
+    assert BATCHED.busy_at(0.010) == pytest.approx(0.0025)
+    assert BATCHED.busy_at(0.016, 4) == pytest.approx(0.0025)
+    assert BATCHED.busy_at(0.080, 16) == pytest.approx(0.005), "it is twice as slow as it was"
+    assert Cost(0.01, 0.02).busy_at(0.06, 4) == pytest.approx(0.015)
+
+
+def test_on_a_machine_that_is_slower_batches_are_as_much():
+    slow = BATCHED.scaled(3.0)
+    assert slow.busy_share == pytest.approx(BATCHED.busy_share)
+    assert slow.batches[1] == BatchPoint(4, pytest.approx(0.048), 100, 1000)
+
+
+def test_between_two_costs_batches_are_those_that_both_know_or_those_of_one():
+    other = Cost(0.020, 0.02, samples=50, batches=(BatchPoint(4, 0.080, 300, 3000),))
+    middle = blend(BATCHED, other, 0.5)
+    # Four take 1.6 times one of here, 4 times one of there; 2.8 times one of those between.
+    assert middle.batches == (BatchPoint(4, pytest.approx(2.8 * middle.mean_s()), 200, 2000),)
+    alone = blend(Cost(0.020, 0.02), BATCHED, 0.5)
+    assert alone.stretch(16) == pytest.approx(4)
+    assert [point.batch for point in alone.batches] == [1, 4, 16]
+    merged = BATCHED.merged(Cost(0.030, 0.03, samples=50))
+    assert merged.busy_share == pytest.approx(0.25)

@@ -16,6 +16,7 @@ from vdag.control.profile import (
     Profile,
     Scene,
 )
+from vdag.control.profile.costs import BatchPoint
 from vdag.control.profile.document import MAX_NBYTES
 from vdag.control.profile.files import write_atomically
 from vdag.control.scheduling.events import NodeInfo
@@ -30,7 +31,8 @@ TASKS = ("car_detection", "face_alignment", "face_detection", "helmet_detection"
 def profile() -> Profile:
     profile = Profile()
     profile.about = {"cpu": "a good one", "date": "2026-11-22"}
-    measured = Cost(0.1, 0.2, 0.003, 1 << 20, 512, 90, 4.0, 0.09, 0.3)
+    batches = (BatchPoint(2, 0.15), BatchPoint(8, 0.4, 1 << 30, 1 << 31))
+    measured = Cost(0.1, 0.2, 0.003, 1 << 20, 512, 90, 4.0, 0.09, 0.3, batches)
     profile.put_cost("face_detection", 1, "720p", measured, "edge")
     profile.put_cost("face_detection", 0, "360p", Cost(0.05, 0.07, samples=10))
     scene = Scene(2_000.0, 130.0, 25.0)
@@ -38,6 +40,7 @@ def profile() -> Profile:
     profile.put_frame(FrameSize("720p", "JPEG", 60_000.0, 90))
     for _ in range(3):
         assert profile.observe("face_detection", 1, "720p", NODE, 0.4, 0.6, 20)
+        assert profile.observe("face_detection", 0, "360p", NODE, 0.4, 0.6, 20, batch=4)
     return profile
 
 
@@ -65,6 +68,13 @@ def test_the_document_is_json_with_a_version(profile: Profile):
     assert document["format"] == "vdag-profile"
     assert document["version"] == 1
     assert {entry["task"] for entry in document["costs"]} == {"face_detection"}
+    assert [entry.get("batches") for entry in document["costs"]] == [
+        None,
+        [
+            {"batch": 2, "seconds": 0.15},
+            {"batch": 8, "seconds": 0.4, "mem_nbytes": 1 << 30, "device_nbytes": 1 << 31},
+        ],
+    ]
 
 
 def test_an_empty_profile_can_be_written_and_read():
@@ -130,6 +140,19 @@ TAUGHT = {"node_addr": "a:1", "task": "t", "slowdown": 2.0, "frames": 20.0}
         (
             document(nodes=[TAUGHT | {"corrections": [[0, 9, 1e9]]}]),
             "p.json: what node a:1 has taught is out of bounds",
+        ),
+        (
+            document(nodes=[TAUGHT | {"marginal": 1.5}]),
+            "p.json: what node a:1 has taught is out of bounds",
+        ),
+        (
+            document(costs=[COST | {"batches": [{"batch": 2, "seconds": 0}]}]),
+            "p.json: cost of t: seconds 0 of a batch is not between 1e-06 and 600",
+        ),
+        (
+            document(costs=[COST | {"batches": [{"batch": 2, "second": 1.0}]}]),
+            "p.json is no profile: Object contains unknown field `second` - "
+            r"at `\$.costs\[0\].batches\[0\]`",
         ),
         (document(about={"note": "x" * 5000}), "p.json: about exceeds 4096 bytes"),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vdag.control.profile import AccuracyPoint, Cost, FrameSize, Profile
+from vdag.control.profile.costs import BatchPoint
 from vdag.control.profile.foreign import read_foreign, table
 from vdag.control.scheduling.events import NodeInfo
 from vdag.errors import ConfigError
@@ -148,12 +149,14 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, data: bytes, suffix: st
 
 def test_every_part_of_a_profile_can_be_exported_as_csv():
     profile = Profile()
-    profile.put_cost("t", 1, "360p", Cost(0.1, 0.2, 0.01, 4096, 64, 9, 2.0, 0.09, 0.3), "edge")
+    batches = (BatchPoint(4, 0.25, 8192, 1 << 30),)
+    cost = Cost(0.1, 0.2, 0.01, 4096, 64, 9, 2.0, 0.09, 0.3, batches)
+    profile.put_cost("t", 1, "360p", cost, "edge")
     profile.put_accuracy("t", 1, AccuracyPoint("360p", 12.5, 0.75, 9))
     profile.put_frame(FrameSize("360p", "JPEG", 20_000.0, 9))
     rows = {
         kind: list(csv.DictReader(io.StringIO(table(profile, kind))))
-        for kind in ("costs", "accuracy", "frames")
+        for kind in ("costs", "batches", "accuracy", "frames")
     }
     assert rows["costs"] == [
         {
@@ -161,6 +164,12 @@ def test_every_part_of_a_profile_can_be_exported_as_csv():
             "compute_s": "0.1", "compute_p50_s": "0.09", "compute_p95_s": "0.2",
             "compute_p99_s": "0.3", "per_object_s": "0.01", "obj_n": "2", "mem_nbytes": "4096",
             "out_nbytes": "64", "samples": "9",
+        }
+    ]  # fmt: skip
+    assert rows["batches"] == [
+        {
+            "task": "t", "model_id": "1", "resolution": "360p", "place": "edge", "batch": "4",
+            "seconds": "0.25", "mem_nbytes": "8192", "device_nbytes": str(1 << 30),
         }
     ]  # fmt: skip
     assert rows["accuracy"] == [
@@ -176,6 +185,6 @@ def test_every_part_of_a_profile_can_be_exported_as_csv():
 
 def test_an_unknown_table_is_refused():
     with pytest.raises(
-        ConfigError, match=r"^'x' is no table, expected one of costs, accuracy, frames$"
+        ConfigError, match=r"^'x' is no table, expected one of costs, batches, accuracy, frames$"
     ):
         table(Profile(), "x")

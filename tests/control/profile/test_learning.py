@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vdag.control.profile import Cost, Profile
+from vdag.control.profile.costs import BatchPoint
 from vdag.control.profile.learning import MAX_CORRECTIONS, MAX_NODES, MAX_TASKS, Experience
 from vdag.control.scheduling.events import NodeInfo
 from vdag.sampling import RESOLUTIONS
@@ -149,6 +150,70 @@ def test_a_task_that_nobody_has_measured_is_learned_from_its_first_window():
     assert profile.observe("brightness", 0, "720p", NODE, 0.02, 0.03, 10)
     assert seconds(profile, "720p", task="brightness") == pytest.approx(0.02)
     assert seconds(profile, "720p", OTHER, "brightness") == pytest.approx(0.02)
+
+
+BATCHED = Cost(0.01, 0.02, samples=50, batches=(BatchPoint(4, 0.016), BatchPoint(16, 0.04)))
+
+
+def batched(**values: Cost) -> Profile:
+    profile = Profile()
+    for task, cost in (values or {TASK: BATCHED}).items():
+        profile.put_cost(task, 0, "360p", cost)
+    return profile
+
+
+def test_frames_that_were_worked_on_together_do_not_make_a_node_slow():
+    profile = batched()
+    for _ in range(10):
+        assert profile.observe(TASK, 0, "360p", NODE, 0.016, 0.02, 20, batch=4)
+        assert profile.observe(TASK, 0, "360p", NODE, 0.04, 0.05, 20, batch=16)
+    assert profile.slowdown(NODE, TASK) == pytest.approx(1.0, rel=1e-6)
+    for _ in range(20):
+        assert profile.observe(TASK, 0, "360p", NODE, 0.08, 0.1, 20, batch=16)
+    found = profile.cost(TASK, 0, "360p", NODE)
+    assert found is not None
+    assert found.compute_s == pytest.approx(0.02, rel=0.05)
+    assert found.busy_s == pytest.approx(0.005, rel=0.05)
+
+
+def test_what_batches_save_is_learned_where_nobody_has_measured_it():
+    profile = batched(**{TASK: Cost(0.01, 0.02, samples=50)})
+    before = profile.cost(TASK, 0, "360p", NODE)
+    assert before is not None
+    assert before.busy_s == 0.01
+    for _ in range(20):
+        assert profile.observe(TASK, 0, "360p", NODE, 0.01, 0.012, 20)
+        assert profile.observe(TASK, 0, "360p", NODE, 0.024, 0.03, 20, batch=8)
+    found = profile.cost(TASK, 0, "360p", NODE)
+    assert found is not None
+    assert found.compute_s == pytest.approx(0.01, rel=0.02)
+    assert found.busy_s == pytest.approx(0.003, rel=0.05)
+    assert found.stretch(4) == pytest.approx(1.6, rel=0.05)
+    assert profile.learned(TASK, NODE).busy_share == pytest.approx(found.busy_share)
+    again = Profile.from_bytes(profile.to_bytes()).cost(TASK, 0, "360p", NODE)
+    assert again is not None
+    assert again.busy_s == pytest.approx(found.busy_s, rel=1e-3)
+
+
+def test_a_node_where_batches_save_nothing_is_no_slower_for_it():
+    profile = batched(**{TASK: Cost(0.01, 0.02, samples=50)})
+    for _ in range(20):
+        assert profile.observe(TASK, 0, "360p", NODE, 0.04, 0.05, 20, batch=4)
+    found = profile.cost(TASK, 0, "360p", NODE)
+    assert found is not None
+    assert found.compute_s == pytest.approx(0.01, rel=0.01)
+    assert found.busy_s == pytest.approx(0.01, rel=0.01)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 1e9, None, "4", True])
+def test_a_batch_that_is_none_is_refused(value):
+    assert not profile_of().observe(TASK, 0, "360p", NODE, 0.1, 0.1, 20, batch=value)
+
+
+def test_a_batch_of_which_nothing_is_said_is_one():
+    profile = batched()
+    assert profile.observe(TASK, 0, "360p", NODE, 0.01, 0.02, 20, batch=0)
+    assert profile.slowdown(NODE, TASK) == pytest.approx(1.0)
 
 
 def test_what_a_node_taught_can_be_forgotten():

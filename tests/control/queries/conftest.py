@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from desk_kit import FakeDesk, Serving
 from node_kit import Caller
-from query_kit import (
-    NODE,
-)
+from query_kit import NODE
 
 from vdag.control.queries import Parts
 from vdag.control.records import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.sqlite") as store:
-        yield store
 
 
 @pytest.fixture

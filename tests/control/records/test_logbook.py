@@ -17,6 +17,7 @@ from vdag.control.records import (
     Handler,
     HandlerGpu,
     HandlerSample,
+    Lesson,
     NewQuery,
     NewSession,
     NodeRecord,
@@ -25,6 +26,7 @@ from vdag.control.records import (
     Report,
     Store,
     Stored,
+    Topic,
     insertion,
 )
 from vdag.control.records.opening import open_engine
@@ -340,3 +342,20 @@ def test_nodes_are_replaced_by_their_numbers(store):
         nodes[0],
         NodeRecord(2, "cloud", "server", "192.0.2.3", 9001),
     ]
+
+
+def test_averages_are_kept_newest_last_and_forgotten(store, place):
+    detect, hop = Topic("compute", '8 {"multiple":true}', 2), Topic("hop", "", 1)
+    store.log.set_lessons([Lesson(detect, 0.25), Lesson(hop, 0.5)])
+    assert {*store.log.lessons()} == {Lesson(detect, 0.25), Lesson(hop, 0.5)}
+    store.log.set_lessons([Lesson(detect, 0.125), Lesson(Topic("way", "", 1, 2), 1e-3)])
+    found = store.log.lessons()
+    assert len(found) == 3
+    assert found[0] == Lesson(hop, 0.5)
+    assert Lesson(detect, 0.125) in found
+    assert len(store.log.lessons(limit=2)) == 2
+    assert Lesson(hop, 0.5) not in store.log.lessons(limit=2)
+    store.log.set_lessons([Lesson(hop, None), Lesson(Topic("hop", "", 9), None)])
+    store.log.set_lessons([])
+    with Store(place) as again:
+        assert {each.topic for each in again.log.lessons()} == {detect, Topic("way", "", 1, 2)}

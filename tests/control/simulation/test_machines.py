@@ -16,10 +16,21 @@ S = 1_000_000_000
 class Bench:
     """A machine whose frames take what their tokens say, and what became of them."""
 
-    def __init__(self, *, cores: float = 4, speed: float = 1, **service: object) -> None:
+    def __init__(
+        self,
+        *,
+        cores: float = 4,
+        speed: float = 1,
+        cpu_period_s: float | None = None,
+        **service: object,
+    ) -> None:
         self.agenda = Agenda()
         spec = NodeSpec(
-            name="n", cores=cores, speed=speed, services={"task": ServiceSpec(**service)}
+            name="n",
+            cores=cores,
+            speed=speed,
+            cpu_period_s=cpu_period_s,
+            services={"task": ServiceSpec(**service)},
         )
         self.done: list[tuple[int, Batch]] = []
         self.dropped: list[tuple[int, str]] = []
@@ -73,6 +84,30 @@ def test_speed_and_a_part_of_a_core_scale_the_work():
     bench.at(0.0, 0, 1.0)
     bench.agenda.run(10 * S)
     assert bench.ends() == {0: pytest.approx(1.0)}
+
+
+def test_frames_stand_still_when_the_quota_of_a_period_is_used_up():
+    bench = Bench(cores=0.5, cpu_period_s=0.1, workers=2)
+    bench.at(0.0, 0, 0.04)
+    bench.at(0.3, 1, 0.06)
+    bench.at(0.65, 2, 0.02)
+    bench.at(0.65, 3, 0.02)
+    bench.agenda.at(round(0.37 * S), lambda: wakes.append(bench.machine.wakes_ns()))
+    bench.agenda.at(round(0.45 * S), lambda: wakes.append(bench.machine.wakes_ns()))
+    wakes: list[int] = []
+    bench.agenda.run(S)
+    ends = bench.ends()
+    assert [ends[seq] for seq in range(4)] == pytest.approx([0.04, 0.41, 0.67, 0.67])
+    assert wakes == [round(0.4 * S), round(0.45 * S)]
+
+
+def test_a_quota_that_changes_counts_from_then_on():
+    bench = Bench(cores=0.5, cpu_period_s=0.1, workers=1)
+    bench.at(0.0, 0, 0.1)
+    bench.agenda.at(S // 20, bench.machine.change, Step(at_s=0.05, node="n", cores=0.25))
+    bench.agenda.run(S)
+    # Fifty at once, then twenty-five of each period.
+    assert bench.ends() == {0: pytest.approx(0.225)}
 
 
 def test_cores_that_change_count_from_then_on_also_for_frames_at_work():

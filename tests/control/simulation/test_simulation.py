@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 from typing import Any
@@ -193,6 +194,21 @@ def test_cores_that_are_taken_away_make_the_work_slower(mode: Any):
     by_second = {int(window.start_s): window for window in outcome.queries[0].windows}
     ratio = by_second[15].delay_p95 / by_second[5].delay_p95
     assert ratio == pytest.approx(2.0, rel=0.3)
+
+
+@pytest.mark.parametrize("mode", ["frames", "fluid"])
+def test_a_quota_is_not_a_slower_core(mode: Any):
+    def mean_p95(**edge: Any) -> float:
+        scenario = pair(where="edge", fps=7, video=VideoSpec(fps=25))
+        node = msgspec.structs.replace(scenario.nodes[0], cores=0.5, **edge)
+        scenario = msgspec.structs.replace(scenario, nodes=(node, *scenario.nodes[1:]))
+        windows = simulate(scenario, "static", 1, mode=mode).queries[0].windows
+        return statistics.fmean(window.delay_p95 for window in windows[2:])
+
+    slower, short, long = mean_p95(), mean_p95(cpu_period_s=0.01), mean_p95(cpu_period_s=0.5)
+    # The shorter the period, the more a quota is like one; in a long one frames are not stalled.
+    assert short == pytest.approx(slower, rel=0.2)
+    assert long < 0.75 * slower
 
 
 def test_a_lost_server_is_left_and_no_frame_is_lost_from_the_books():

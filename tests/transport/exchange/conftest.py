@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 import zmq
+from frames_kit import in_slot
 
-from vdag._native import header as native_header
 from vdag._native.ring import Arena
 from vdag.transport import codec, messages
 from vdag.transport import context as wire_context
@@ -98,21 +98,7 @@ class Node:
         assert ref is not None
         hops = [codec.Hop(task, self.exchange.address) for task in tasks or (TASK,)]
         route = (*hops, codec.Hop("home", fields.pop("home", self.exchange.address)))
-        header = native_header.Header(
-            **{
-                "kind": native_header.KIND_SLOT,
-                "dtype": 1,
-                "shape": pixels.shape,
-                "payload_nbytes": pixels.nbytes,
-                "slot": ref.slot,
-                "generation": ref.generation,
-                "arena": ref.arena_id,
-                "offset": ref.offset,
-                "seq": seq,
-                "stream": 7,
-                **fields,
-            }
-        )
+        header = in_slot(ref, pixels.shape, **{"seq": seq, "stream": 7, **fields})
         return codec.encode(codec.Descriptor(header, job, "camera", route))[0]
 
     def notify(self, worker: str, notice: str) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from frames_kit import in_slot
+from waiting_kit import until
 
 from vdag._native import header as native_header
 from vdag.errors import ConfigError
@@ -37,19 +39,7 @@ class Host:
         ref = self.exchange.arena.put(np.full(SHAPE, seq, np.uint8))
         assert ref is not None
         job = fields.pop("job", "job")
-        header = native_header.Header(
-            kind=native_header.KIND_SLOT,
-            dtype=1,
-            shape=SHAPE,
-            payload_nbytes=NBYTES,
-            slot=ref.slot,
-            generation=ref.generation,
-            arena=ref.arena_id,
-            offset=ref.offset,
-            seq=seq,
-            stream=7,
-            **fields,
-        )
+        header = in_slot(ref, SHAPE, seq=seq, stream=7, **fields)
         hops = [codec.Hop(f"{TASK}{n or ''}", at) for n, at in enumerate(endpoints)]
         route = (*hops, codec.Hop("home", self.peers.address))
         return codec.encode(codec.Descriptor(header, job, "camera", route))[0]
@@ -70,12 +60,6 @@ def hosts(tmp_path, plug) -> Iterator[tuple[Host, Host]]:
             deadline_s = time.monotonic() + TIMEOUT_S
             while (stats := exchange.stats()).arena.leases:
                 assert time.monotonic() < deadline_s, stats
-
-
-def wait_until(holds, what: str = "") -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
-    while not holds():
-        assert time.monotonic() < deadline_s, what
 
 
 def test_a_frame_is_worked_on_by_another_node_and_its_context_comes_home(hosts):
@@ -168,10 +152,10 @@ def test_a_job_that_leaves_is_forgotten_by_the_nodes_it_visited(hosts):
     there.exchange.open_task(TASK)
     here.node.join()
     here.peers.visit("job", GRAPH, {there.peers.address: Lane()})
-    wait_until(lambda: there.peers.stats().guests == 1)
+    until(lambda: there.peers.stats().guests == 1)
     here.peers.leave("job")
     here.peers.leave("job")
-    wait_until(lambda: there.peers.stats().guests == 0)
+    until(lambda: there.peers.stats().guests == 0)
 
 
 def test_a_job_that_falls_silent_is_forgotten(hosts, monkeypatch):
@@ -179,11 +163,11 @@ def test_a_job_that_falls_silent_is_forgotten(hosts, monkeypatch):
     monkeypatch.setattr(peers, "INTRODUCE_S", 0.05)
     here.node.join()
     here.peers.visit("job", GRAPH, {there.peers.address: Lane()})
-    wait_until(lambda: there.peers.stats().guests == 1)
+    until(lambda: there.peers.stats().guests == 1)
     monkeypatch.setattr(peers, "SILENCE_S", -1.0)
-    wait_until(lambda: there.peers.stats().guests == 0)
+    until(lambda: there.peers.stats().guests == 0)
     monkeypatch.setattr(peers, "SILENCE_S", 10.0)
-    wait_until(lambda: there.peers.stats().guests == 1)  # it is introduced again, and again
+    until(lambda: there.peers.stats().guests == 1)  # it is introduced again, and again
 
 
 def test_what_a_job_is_about_may_change(hosts):
@@ -205,7 +189,7 @@ def test_another_node_cannot_take_over_a_job_of_this_one(hosts):
     here.node.join("job")
     here.peers.visit("job", GRAPH, {there.peers.address: Lane()})
     there.peers.visit("job", GRAPH, {here.peers.address: Lane()})
-    wait_until(lambda: here.peers.stats().refused == 1)
+    until(lambda: here.peers.stats().refused == 1)
     assert here.peers.stats().guests == 0
 
 
@@ -215,7 +199,7 @@ def test_nodes_pass_on_nothing_but_what_concerns_jobs(hosts):
     edge = here.exchange.edges[there.peers.address]
     edge.send(messages.encode(messages.Stop()), None)
     edge.send(messages.encode(messages.Leave("nobody")), None)
-    wait_until(lambda: there.peers.stats().refused == 2)
+    until(lambda: there.peers.stats().refused == 2)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +266,7 @@ def test_a_frame_goes_on_from_one_node_to_another_before_it_comes_home(hosts, tm
         way = there.peers.stats().edges[third.peers.address]
         assert {lane: stats.accepted for lane, stats in way.items()} == {HOME_LANE: 0, lane: 1}
         here.peers.leave("job")
-        wait_until(lambda: not (there.peers.stats().guests or third.peers.stats().guests))
+        until(lambda: not (there.peers.stats().guests or third.peers.stats().guests))
 
 
 def test_a_way_to_a_node_that_is_not_trusted_costs_only_the_frames_that_go_there(
@@ -328,7 +312,7 @@ def test_a_frame_that_comes_before_its_job_is_introduced_waits_for_that(hosts, m
     monkeypatch.setattr(Peer, "notify", lambda self, message: kept.append((self, message)))
     here.peers.visit("job", GRAPH, {there.peers.address: Lane("latest", Jpeg(95))})
     here.node.inbox.send(here.frame(100, there.peers.address))
-    wait_until(lambda: there.peers.stats().landing.delivered == 1)
+    until(lambda: there.peers.stats().landing.delivered == 1)
     monkeypatch.undo()
     for peer, message in kept:
         notify(peer, message)

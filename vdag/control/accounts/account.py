@@ -9,7 +9,10 @@ from vdag.control.records import PlacementRecord
 from vdag.control.records.inspection import Extent, Subject
 from vdag.control.tracing import Part, Roster, Summary
 
-__all__ = ["Account", "Change", "Histogram", "Load", "Series", "Stack"]
+__all__ = ["STRETCHES", "Account", "Change", "Histogram", "Load", "Series", "Stack", "stretch_of"]
+
+#: Of the time axis.
+STRETCHES = 120
 
 #: A value per stretch of time; None where there was nothing to take it from.
 Series = Sequence[float | None]
@@ -131,3 +134,8 @@ class Account:
     def stretch_s(self) -> float:
         """How long each is."""
         return (self.end_s - self.begin_s) / max(self.stretches, 1)
+
+
+def stretch_of(since_s: float, scale: float) -> int:
+    """Return the stretch that a time since the begin is in; what is outside is in the next one."""
+    return min(max(int(since_s * scale), 0), STRETCHES - 1)

@@ -2,38 +2,48 @@
 
 Its size is bounded, whatever the session's. Of more sequences than `MAX_FRAMES`, every second,
 third and so on is looked at, and the page says so; time is cut into `STRETCHES`, of which means
-and percentiles are kept; handlers, nodes, plans and placements have their limits too.
+and percentiles are kept; handlers have their limit too, and so has what `circumstances` tells.
 """
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Protocol
 
-from vdag.control.accounts.account import Account, Change, Histogram, Load, Series, Stack
-from vdag.control.records import NodeSample, PlanRecord
+from vdag.control.accounts.account import STRETCHES, Account, Histogram, Series, Stack, stretch_of
+from vdag.control.accounts.circumstances import Circumstances, circumstances_of
+from vdag.control.records import Packet
 from vdag.control.records.inspection import Extent, Inspection, Subject
 from vdag.control.tracing import PARTS, Frame, Part, Role, Roster, Summary, Tally, frames_of
-from vdag.control.tracing.reading import read_roster
+from vdag.control.tracing.reading import Look, read_roster
 from vdag.control.tracing.summary import parts_of, rank
 
-__all__ = ["MAX_FRAMES", "gather"]
+__all__ = ["MAX_FRAMES", "gather", "gather_from"]
 
 #: Sequences that are looked at.
 MAX_FRAMES = 100_000
-#: Of the time axis, and of the histogram.
-STRETCHES, BINS = 120, 50
-#: Of each, how many are shown: by the time they take, by number, the newest.
-MAX_HANDLERS, MAX_NODES, MAX_CHANGES, MAX_PLACEMENTS = 12, 12, 100, 200
-#: Plans that are read, so many as are kept of a query.
-PLANS = 1100
-#: A sample stands for what follows it, so long at most.
-HOLD_S = 5.0
+#: Of the histogram.
+BINS = 50
+#: How many are shown, by the time they take.
+MAX_HANDLERS = 12
 #: The histogram ends here in multiples of the 99th percentile: a few stragglers would flatten it.
 TAIL = 1.5
+
+
+#: Tells what is recorded beside the packets, from one time to another, of these nodes among others.
+Tell = Callable[[float, float, frozenset[int]], Circumstances]
+
+
+class Records(Look, Protocol):
+    """Where packets are read from: an `Inspection`, or a `SharedSession`."""
+
+    def packets(
+        self, session_id: int, *, first: int = 0, last: int | None = None, step: int = 1
+    ) -> Iterator[Packet]:
+        """Yield the rows of packets, of every `step`th sequence, in that order."""
 
 
 def gather(inspection: Inspection, subject: Subject, *, max_frames: int = MAX_FRAMES) -> Account:
@@ -44,23 +54,27 @@ def gather(inspection: Inspection, subject: Subject, *, max_frames: int = MAX_FR
         subject: the session.
         max_frames: sequences that are looked at, at most.
     """
-    extent = inspection.extent(subject.session_id)
-    roster = read_roster(inspection, subject, extent)
-    placements = inspection.placements(subject.session_id)
+    tell = partial(circumstances_of, inspection, subject)
+    return gather_from(inspection, subject, tell, max_frames=max_frames)
+
+
+def gather_from(
+    records: Records, subject: Subject, tell: Tell, *, max_frames: int = MAX_FRAMES
+) -> Account:
+    """Return the account of a session whose records are elsewhere; see `gather`."""
+    extent = records.extent(subject.session_id)
+    roster = read_roster(records, subject, extent)
     begin_s, end_s = _axis(extent, subject)
     step = 1
     tally, seen = Tally(), _Seen(begin_s, end_s)
     if extent is not None:
         step = max(1, -(-(extent.last - extent.first + 1) // max_frames))
-        rows = inspection.packets(
-            subject.session_id, first=extent.first, last=extent.last, step=step
-        )
+        rows = records.packets(subject.session_id, first=extent.first, last=extent.last, step=step)
         for frame in frames_of(rows, roster):
             tally.add(frame)
             seen.add(frame)
     summary = tally.summary()
-    plans = _plans(inspection, subject)
-    nodes = seen.nodes | {each.node_id for each in placements}
+    around = tell(begin_s, end_s, frozenset(seen.nodes))
     return Account(
         subject,
         roster,
@@ -73,12 +87,12 @@ def gather(inspection: Inspection, subject: Subject, *, max_frames: int = MAX_FR
         seen.percentiles(50),
         seen.percentiles(95),
         _histogram(tally.delays_s, summary),
-        [_change(plan) for plan in plans[-MAX_CHANGES:]],
-        max(0, len(plans) - MAX_CHANGES),
-        _loads(inspection.samples(begin_s, end_s), nodes, begin_s, end_s),
-        placements[-MAX_PLACEMENTS:],
-        max(0, len(placements) - MAX_PLACEMENTS),
-        _dropped(inspection, subject),
+        around.changes,
+        around.changes_left_out,
+        around.loads,
+        around.placements,
+        around.placements_left_out,
+        around.dropped,
     )
 
 
@@ -146,11 +160,6 @@ class _Seen:
         return Stack(handler_id, counts, parts)
 
 
-def stretch_of(since_s: float, scale: float) -> int:
-    """Return the stretch that a time since the begin is in; what is outside is in the next one."""
-    return min(max(int(since_s * scale), 0), STRETCHES - 1)
-
-
 def _busiest(summary: Summary, roster: Roster) -> list[int]:
     """Return the handlers that take most of the time, in the order of their numbers."""
     totals: dict[int, float] = {}
@@ -172,81 +181,3 @@ def _histogram(delays_s: Sequence[float], summary: Summary) -> Histogram | None:
         else:
             counts[min(int(delay_s / top_s * BINS), BINS - 1)] += 1
     return Histogram(top_s, counts, above)
-
-
-def _plans(inspection: Inspection, subject: Subject) -> list[PlanRecord]:
-    number = subject.session.query_id if subject.session is not None else None
-    return [] if number is None else inspection.plans(number, limit=PLANS)
-
-
-def _dropped(inspection: Inspection, subject: Subject) -> dict[str, int]:
-    number = subject.session.query_id if subject.session is not None else None
-    return {} if number is None else inspection.dropped(number)
-
-
-def _change(plan: PlanRecord) -> Change:
-    explanation = _object(plan.decision.get("explanation"))
-    why = explanation.get("why")
-    return Change(
-        plan.number,
-        plan.at_s,
-        plan.cause,
-        why if isinstance(why, str) else "",
-        ", ".join(_settings(_object(plan.documents.get("video_conf")))),
-        ", ".join(_places(_object(plan.documents.get("flow_mapping")))),
-    )
-
-
-def _settings(conf: Mapping[str, Any]) -> Iterator[str]:
-    size = conf.get("resolution", conf.get("reso"))
-    for value, unit in ((size, ""), (conf.get("fps"), " fps"), (conf.get("encoder"), "")):
-        if value is not None:
-            yield f"{value}{unit}"
-
-
-def _places(mapping: Mapping[str, Any]) -> Iterator[str]:
-    for task, place in mapping.items():
-        found = _object(place)
-        where = found.get("node_addr") or found.get("node_ip") or "?"
-        yield f"{task} on {where}, model {found.get('model_id', '?')}"
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    """Return an object of a document that others have made."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def _loads(
-    samples: Iterable[NodeSample], nodes: Iterable[int], begin_s: float, end_s: float
-) -> list[Load]:
-    wanted = frozenset(sorted(nodes)[:MAX_NODES])
-    scale = STRETCHES / (end_s - begin_s)
-    sums: dict[tuple[int, str], list[list[float]]] = {}
-    for sample in samples:
-        if sample.node_id not in wanted:
-            continue
-        index = stretch_of(sample.timestamp - begin_s, scale)
-        measured = {"cpu": sample.cpu_util, "memory": sample.mem_util, "gpu": sample.gpu_util}
-        for name, value in measured.items():
-            if value is not None and math.isfinite(value):
-                key = (sample.node_id, name)
-                cells = sums.setdefault(key, [[0.0, 0.0] for _ in range(STRETCHES)])
-                cells[index][0] += value
-                cells[index][1] += 1
-    found: dict[int, dict[str, Series]] = {}
-    for (node_id, name), cells in sums.items():
-        means = [total / count if count else None for total, count in cells]
-        found.setdefault(node_id, {})[name] = _held(means, int(HOLD_S * scale))
-    return [Load(node_id, found[node_id]) for node_id in sorted(found)]
-
-
-def _held(means: Iterable[float | None], count: int) -> list[float | None]:
-    """Return a series in which a value goes on for so many stretches, while there is no other."""
-    found: list[float | None] = []
-    last, left = None, 0
-    for mean in means:
-        if mean is not None:
-            last, left = mean, count
-        found.append(mean if mean is not None or left <= 0 else last)
-        left -= mean is None
-    return found

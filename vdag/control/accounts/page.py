@@ -18,7 +18,7 @@ from vdag import __version__
 from vdag.control.accounts import charts
 from vdag.control.accounts.account import Account
 from vdag.control.accounts.charts import Chart, clock, day
-from vdag.control.accounts.gathering import HOLD_S
+from vdag.control.accounts.circumstances import HOLD_S
 from vdag.control.tracing import PARTS, Figures
 from vdag.control.tracing.frames import Part
 

@@ -17,6 +17,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from vdag.control.advisers.advice import MAX_REASON, Advised, NoAdvice
+from vdag.control.advisers.knowledge import Library
 from vdag.control.advisers.lane import Lane, LaneSettings
 from vdag.control.policies import BUILT_IN, Answer
 from vdag.control.scheduling.events import PlanProposed, PolicyFailed
@@ -57,7 +58,7 @@ class Advisers:
     Args:
         timeout_s: for an answer, from when a process has the question. A little less than the
             scheduler's `policy_timeout_s`: then it is told why, and not only that, there is none.
-        start_timeout_s: for a process to load its policy, whatever that imports.
+        start_timeout_s: for a process to load its policy, whatever that imports, or the profile.
         idle_s: after which a process without questions is ended.
         max_processes: at any time.
 
@@ -81,6 +82,7 @@ class Advisers:
             raise ConfigError(f"max_processes {max_processes} is not at least 1")
         self._settings = LaneSettings(*(round(value * 1e9) for value in times.values()))
         self._max_processes = max_processes
+        self._library = Library()
         self._lanes: dict[tuple[str, bool], Lane] = {}
         self._suspects: dict[str, None] = {}
         self._counts: Counter[str] = Counter()
@@ -140,7 +142,7 @@ class Advisers:
     def _lane(self, policy: str, is_suspect: bool) -> Lane | None:
         lane = self._lanes.get((policy, is_suspect))
         if lane is None and len(self._lanes) < self._max_processes:
-            lane = self._lanes[policy, is_suspect] = Lane(policy, self._settings)
+            lane = self._lanes[policy, is_suspect] = Lane(policy, self._settings, self._library)
         return lane
 
     def _served(self, lane: Lane, now_ns: int) -> list[PlanProposed | PolicyFailed]:

@@ -2,8 +2,9 @@
 
 Over two pipes, in frames of four bytes of length, least significant first, and as much MessagePack.
 The adviser is told its `Instructed` first; it answers `Loaded` or `Refused`. Then it is told one
-`Asked` at a time, and answers each by `Advised` or `NoAdvice` of the same number. Nothing that it
-says is believed before it is checked.
+`Asked` at a time, and answers each by `Advised` or `NoAdvice` of the same number. If its policy
+takes the profile, it is told that by `Informed` before the first `Asked`, and again when it has
+changed; it answers `Loaded` or `Refused`. Nothing that it says is believed before it is checked.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from vdag.control.profile import Profile
 from vdag.control.scheduling.instructions import Question
 from vdag.control.scheduling.surroundings import Snapshot, Surroundings
 from vdag.errors import FrameFormatError
@@ -22,6 +24,7 @@ __all__ = [
     "Advised",
     "Asked",
     "FrameReader",
+    "Informed",
     "Instructed",
     "Loaded",
     "NoAdvice",
@@ -53,19 +56,38 @@ class Instructed(msgspec.Struct, tag=True, frozen=True):
     parent: int
 
 
+class Informed(msgspec.Struct, tag=True, frozen=True):
+    """What is known of tasks, as the document of a profile; in place of what was told before."""
+
+    document: bytes
+
+
 class Asked(msgspec.Struct, tag=True, frozen=True):
-    """A question to answer."""
+    """A question to answer.
+
+    Attributes:
+        number: of the question.
+        question: its surroundings are a `Snapshot`, whose profile does not travel.
+        lessons: what has changed of the profile that was told, see `knowledge`; may be empty.
+    """
 
     number: int
     question: Question
+    lessons: bytes = b""
 
 
 class Loaded(msgspec.Struct, tag=True, frozen=True):
-    """The policy is there."""
+    """The policy is there, or what it was informed of.
+
+    Attributes:
+        takes_profile: it wants to be informed.
+    """
+
+    takes_profile: bool = False
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
-    """The policy cannot be loaded; the process ends."""
+    """The policy cannot be loaded, or not informed; the process ends."""
 
     reason: str
 
@@ -88,14 +110,14 @@ class NoAdvice(msgspec.Struct, tag=True, frozen=True):
     reason: str
 
 
-Order = Instructed | Asked
+Order = Instructed | Informed | Asked
 Reply = Loaded | Refused | Advised | NoAdvice
 
 _T = TypeVar("_T")
 
 
 def _read(kind: type, value: Any) -> Any:
-    """Return the surroundings of a question, which travel as a snapshot."""
+    """Return the surroundings of a question, which travel as a snapshot without a profile."""
     assert kind is Surroundings, "nothing else in a question has more than one form"
     return msgspec.convert(value, Snapshot)
 
@@ -170,7 +192,9 @@ def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
 
 
 def _plain(value: Any) -> Any:
-    """Return numbers of numpy and its like as Python's own."""
+    """Return numbers of numpy and its like as Python's own, and nothing for a profile."""
+    if isinstance(value, Profile):
+        return None
     item = getattr(value, "item", None)
     if callable(item):
         return item()

@@ -3,7 +3,7 @@
 It is told what to load, then one question at a time, and answers each; `advice` has the words. It
 trusts its parent, with which it dies, and is not trusted by it: it may hang, crash, print, or say
 anything at all. Its exit status is 0 when its parent has closed the pipe, 3 when the policy cannot
-be loaded, 4 when its parent is gone.
+be loaded or informed, 4 when its parent is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import faulthandler
 import os
 import sys
 import traceback
+from dataclasses import replace
 from typing import BinaryIO
 
 from vdag.control.advisers.advice import (
@@ -21,6 +22,7 @@ from vdag.control.advisers.advice import (
     PREFIX,
     Advised,
     Asked,
+    Informed,
     Instructed,
     Loaded,
     NoAdvice,
@@ -29,14 +31,15 @@ from vdag.control.advisers.advice import (
     decode_order,
     frame,
 )
+from vdag.control.advisers.knowledge import Knowledge
 from vdag.control.policies import Policy, load
-from vdag.control.scheduling.instructions import Question
+from vdag.control.scheduling.surroundings import Snapshot
 from vdag.errors import ConfigError, FrameFormatError, PlanError
 from vdag.kinship import die_with
 
 __all__ = ["main"]
 
-STOPPED, NO_POLICY, LOST = 0, 3, 4
+STOPPED, UNABLE, LOST = 0, 3, 4
 
 
 def main() -> int:
@@ -56,21 +59,41 @@ def main() -> int:
     except ConfigError as err:
         traceback.print_exc()
         _say(said, Refused(_clip(str(err))))
-        return NO_POLICY
-    _say(said, Loaded())
-    while isinstance(order := _next(told), Asked):
-        _say(said, _advise(policy, order.number, order.question))
+        return UNABLE
+    _say(said, Loaded(policy.takes_profile))
+    return _serve(policy, told, said)
+
+
+def _serve(policy: Policy, told: BinaryIO, said: BinaryIO) -> int:
+    known = Knowledge()
+    while (order := _next(told)) is not None:
+        if isinstance(order, Asked):
+            _say(said, _advise(policy, order, known))
+        elif isinstance(order, Informed):
+            try:
+                known = Knowledge.read(order.document)
+            except ConfigError as err:
+                _say(said, Refused(_clip(str(err))))
+                return UNABLE
+            _say(said, Loaded(policy.takes_profile))
+        else:
+            return LOST
     return STOPPED
 
 
-def _advise(policy: Policy, number: int, question: Question) -> Advised | NoAdvice:
+def _advise(policy: Policy, order: Asked, known: Knowledge) -> Advised | NoAdvice:
+    around = order.question.around
+    assert isinstance(around, Snapshot), "nothing else travels"
     try:
-        return Advised(number, *policy.answer(question))
+        if order.lessons:
+            known.revise(order.lessons)
+        question = replace(order.question, around=replace(around, knowledge=known))
+        return Advised(order.number, *policy.answer(question))
     except PlanError as err:
-        return NoAdvice(number, _clip(str(err)))
+        return NoAdvice(order.number, _clip(str(err)))
     except BaseException as err:  # SystemExit and KeyboardInterrupt too: it is not its process
         traceback.print_exc()
-        return NoAdvice(number, _clip(f"{type(err).__name__}: {err}"))
+        return NoAdvice(order.number, _clip(f"{type(err).__name__}: {err}"))
 
 
 def _say(said: BinaryIO, reply: Reply) -> None:
@@ -85,7 +108,7 @@ def _say(said: BinaryIO, reply: Reply) -> None:
         data = data[said.write(data) or 0 :]
 
 
-def _next(told: BinaryIO) -> Instructed | Asked | None:
+def _next(told: BinaryIO) -> Instructed | Informed | Asked | None:
     """Return the next order, None at the end of the pipe."""
     nbytes = int.from_bytes(told.read(PREFIX), "little")
     if not nbytes:

@@ -21,6 +21,7 @@ from vdag.control.advisers.advice import (
     Advised,
     Asked,
     FrameReader,
+    Informed,
     Instructed,
     Loaded,
     NoAdvice,
@@ -28,6 +29,7 @@ from vdag.control.advisers.advice import (
     decode_reply,
     frame,
 )
+from vdag.control.advisers.knowledge import lessons
 from vdag.control.scheduling.instructions import AskPolicy
 from vdag.errors import FrameFormatError
 from vdag.kinship import child_environment, open_pipe, read_pipe
@@ -57,9 +59,15 @@ class Counsel:
 
     def __init__(self, policy: str, now_ns: int) -> None:
         self.policy = policy
-        #: Since when it is busy: with starting, or with its question; None for not.
+        #: Since when it is busy: with loading something, or with its question; None for not.
         self.busy_since_ns: int | None = now_ns
+        #: Whether it has what it needs to answer.
         self.is_loaded = False
+        #: Whether its policy takes the profile, the edition that it was told, 0 for none, and
+        #: whether that was after its last question.
+        self.takes_profile = False
+        self.edition = 0
+        self.was_informed = False
         #: What it works on, None for nothing.
         self.question: AskPolicy | None = None
         #: Since when it has had nothing to do.
@@ -102,8 +110,23 @@ class Counsel:
         assert self.question is None, "it is asked one thing at a time"
         self._number += 1
         self.question, self.busy_since_ns = order, now_ns
-        self._outbox = memoryview(bytes(self._outbox) + frame(Asked(self._number, order.question)))
-        self.flush()
+        self.was_informed = False
+        taught = lessons(order.question) if self.takes_profile else b""
+        self._post(frame(Asked(self._number, order.question, taught)))
+
+    def inform(self, edition: int, document: bytes, now_ns: int) -> None:
+        """Tell it the profile; it has no question and is loaded, and is not until it has read it.
+
+        Args:
+            edition: number of the document.
+            document: the profile's.
+            now_ns: the time.
+        """
+        assert self.is_loaded, "it is told one thing at a time"
+        assert self.question is None, "it is told nothing while it works"
+        self.edition, self.was_informed = edition, True
+        self.is_loaded, self.busy_since_ns = False, now_ns
+        self._post(frame(Informed(document)))
 
     def flush(self) -> None:
         """Write what goes into the pipe."""
@@ -129,6 +152,7 @@ class Counsel:
             reply = decode_reply(body)
             if isinstance(reply, Loaded) and not self.is_loaded:
                 self.is_loaded, self.busy_since_ns = True, None
+                self.idle_since_ns, self.takes_profile = now_ns, reply.takes_profile
             elif isinstance(reply, Refused) and not self.is_loaded:
                 yield reply
             elif isinstance(reply, (Advised, NoAdvice)) and reply.number == self._number:
@@ -174,6 +198,10 @@ class Counsel:
         """Wait until it is gone; for the very end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(REAP_TIMEOUT_S)
+
+    def _post(self, data: bytes) -> None:
+        self._outbox = memoryview(bytes(self._outbox) + data)
+        self.flush()
 
 
 def _signal_name(number: int) -> str:

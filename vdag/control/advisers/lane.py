@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from vdag.control.advisers.advice import Advised, NoAdvice, Refused
 from vdag.control.advisers.counsel import Counsel
+from vdag.control.advisers.knowledge import Library
 from vdag.control.scheduling.instructions import AskPolicy
-from vdag.errors import FrameFormatError
+from vdag.errors import ConfigError, FrameFormatError
 
 __all__ = ["Lane", "LaneSettings", "Lost"]
 
@@ -54,11 +55,13 @@ class Lane:
     Args:
         policy: its name.
         settings: see there.
+        library: where the profile is found, if the policy takes it.
     """
 
-    def __init__(self, policy: str, settings: LaneSettings) -> None:
+    def __init__(self, policy: str, settings: LaneSettings, library: Library) -> None:
         self._policy = policy
         self._settings = settings
+        self._library = library
         self._waiting: dict[str, tuple[AskPolicy, int]] = {}
         self._counsel: Counsel | None = None
         self._dying: list[Counsel] = []
@@ -102,7 +105,7 @@ class Lane:
         yield from self._expire(now_ns)
         if self._counsel is None and self._waiting:
             yield from self._start(now_ns)
-        self._hand_over(now_ns)
+        yield from self._hand_over(now_ns)
 
     def fds(self) -> list[tuple[int, int]]:
         """Return the file descriptors to poll, each with poll(2)'s events."""
@@ -225,10 +228,33 @@ class Lane:
         for order, _ in waiting.values():
             yield order, Lost(reason)
 
-    def _hand_over(self, now_ns: int) -> None:
+    def _hand_over(self, now_ns: int) -> Iterator[tuple[AskPolicy, Outcome]]:
         counsel = self._counsel
         if counsel is None or not counsel.is_loaded or counsel.question is not None:
             return
-        if self._waiting:
+        while self._waiting:
             query_id = next(iter(self._waiting))
-            counsel.ask(self._waiting.pop(query_id)[0], now_ns)
+            order = self._waiting[query_id][0]
+            try:
+                is_up_to_date = self._inform(counsel, order, now_ns)
+            except ConfigError as err:
+                del self._waiting[query_id]
+                yield order, Lost(str(err))
+                continue
+            if is_up_to_date:
+                del self._waiting[query_id]
+                counsel.ask(order, now_ns)
+            return
+
+    def _inform(self, counsel: Counsel, order: AskPolicy, now_ns: int) -> bool:
+        """Tell the process of the profile if it lacks that; return whether it can be asked.
+
+        Once before a question: one that changes all the time must not keep it from answering.
+        """
+        if not counsel.takes_profile or counsel.was_informed:
+            return True
+        edition, document = self._library.edition(order.question.around.profile)
+        if edition == counsel.edition:
+            return True
+        counsel.inform(edition, document, now_ns)
+        return False

@@ -32,6 +32,7 @@ from vdag.control.agent.values import AgentStats, Profile
 from vdag.control.agent.works import works_of
 from vdag.control.cluster import Hearsay, NodeView, offers_of, state_of
 from vdag.errors import ConfigError, FrameFormatError, VdagError
+from vdag.threads import wait_ended
 from vdag.transport.roundtrip import RemoteClock
 from vdag.transport.rpc import Requester
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from vdag.control.scheduling.events import JobInfo
     from vdag.control.service.openings import Openings
     from vdag.control.service.plan_limits import PlanLimits
-    from vdag.transport.channel import Curve
+    from vdag.transport.sockets import Curve
 
 __all__ = ["Agent", "AgentStats", "Profile"]
 
@@ -150,9 +151,7 @@ class Agent:
         """Ask no more, write down what was not acknowledged, and end; may be called again."""
         self._closing = True
         self._notebook.bell.ring()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("agent of %s does not end", self._profile.node_addr)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self

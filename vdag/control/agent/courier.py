@@ -31,13 +31,14 @@ from vdag.control.agent.framebook import FrameBook, frames_of
 from vdag.control.agent.spool import FrameSpool, SpoolStats
 from vdag.control.wire_log import frame_count
 from vdag.errors import FrameFormatError, VdagError
+from vdag.threads import wait_ended
 from vdag.transport.bell import Bell
 from vdag.transport.rpc import Requester
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from vdag.transport.channel import Curve
+    from vdag.transport.sockets import Curve
 
 __all__ = ["Courier", "CourierStats", "Glimpse"]
 
@@ -88,6 +89,7 @@ class CourierStats:
         spool: frames that wait.
         slack_ns: by how much the times of frames may be wrong; 0 before the first answer.
         resets: how often the controller's clock was another one.
+        refused: of those lost, frames that make no sense to the controller or came too early.
     """
 
     logs: int
@@ -97,6 +99,7 @@ class CourierStats:
     spool: SpoolStats
     slack_ns: int
     resets: int
+    refused: int = 0
 
 
 class Courier:
@@ -157,9 +160,7 @@ class Courier:
         """Say what is left, if somebody listens, and end; may be called again."""
         self._is_closing = True
         self._bell.ring()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("courier of %s does not end", self._node_addr)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -334,4 +335,5 @@ class Courier:
             self._spool.stats(),
             slack_ns,
             self._epoch.resets,
+            self._refused,
         )

@@ -104,7 +104,7 @@ class Errands:
             if self._openings is None:
                 raise ConfigError("this node does no tasks")
             tell = self._notebook.report_opening
-            self._openings.order(order.task, order.workers, order.number, tell)
+            self._openings.order(order.task, order.workers, order.number, tell, order.trial)
             return
         if self._jobs is None:
             raise ConfigError("this node runs no jobs")

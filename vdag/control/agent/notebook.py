@@ -83,10 +83,17 @@ class Notebook:
             self._refusals[task] = reason[:MAX_REASON]
         self.bell.ring()
 
-    def report_opening(self, task: str, order: int, reason: str) -> None:
-        """Note what became of the order to do a task; an empty reason says that it is done."""
+    def report_opening(self, task: str, order: int, reason: str, trial_s: float = 0.0) -> None:
+        """Note what became of the order to do a task.
+
+        Args:
+            task: its name.
+            order: number of the order.
+            reason: why it is not done; empty for that it is.
+            trial_s: what it took of a picture, 0 for it was not tried.
+        """
         with self._lock:
-            self._opened[task] = wire.Opened(task, order, reason[:MAX_REASON])
+            self._opened[task] = wire.Opened(task, order, reason[:MAX_REASON], trial_s)
         self.bell.ring()
 
     # What the agent reads.

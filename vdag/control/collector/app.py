@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
@@ -24,10 +25,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from vdag.control.collector.senders import Senders
+from vdag.control.exposition import add_metrics, record_figures, report_figures
 from vdag.control.http.app import OPEN_PATHS, new_app
 from vdag.control.http.gate import BodyRoom
 from vdag.control.records import Logbook, Stored, read_owner, read_report
 from vdag.errors import ChannelClosed, NotFound, Saturated, VdagError
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 __all__ = ["Counts", "create_app"]
 
@@ -76,6 +81,7 @@ def create_app(log: Logbook, senders: Senders) -> FastAPI:
     intake = _Intake(log, senders)
     for path in OPEN_PATHS:
         app.add_api_route(path, intake.health, methods=["GET"], summary="Whether it works")
+    add_metrics(app, intake.figures)
     app.add_api_route(
         "/{path:path}", intake.take, methods=["POST"], summary="Report", response_class=Response
     )
@@ -98,6 +104,12 @@ class _Intake:
         rows = {name: getattr(stats, name) for name in stats.__slots__}
         reports = {name: getattr(counts, name) for name in counts.__slots__}
         return JSONResponse({"status": 0, "rows": rows, "reports": reports})
+
+    def figures(self) -> Iterator[Metric]:
+        """Yield the same for Prometheus."""
+        counts = self._counts
+        yield from report_figures((name, getattr(counts, name)) for name in counts.__slots__)
+        yield from record_figures(self._log.stats())
 
     async def take(self, request: Request) -> Response:
         """Record a report, and answer when it is committed."""

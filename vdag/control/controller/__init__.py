@@ -45,6 +45,7 @@ from vdag.control.records import ENDED, FrameResult, Store
 from vdag.control.scheduling.events import Event
 from vdag.errors import ChannelClosed
 from vdag.plan import Constraint
+from vdag.threads import wait_ended
 from vdag.transport.keys import Gate
 from vdag.transport.rpc import Replier
 
@@ -147,6 +148,7 @@ class Controller:
             self._faults + self._inbox.faults,
             self._recorder.malformed,
             self._gate.refused if self._gate is not None else 0,
+            self._recorder.chronicle.stats(),
         )
 
     def tell(self, event: Event) -> None:
@@ -265,9 +267,7 @@ class Controller:
         """
         self._is_closing = True
         self._inbox.bell.ring()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("controller at %s does not end", self.channel)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
         if self._fault is not None:
             raise ChannelClosed(f"controller at {self.channel} failed") from self._fault
 

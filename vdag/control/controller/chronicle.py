@@ -288,9 +288,9 @@ class Chronicle:
         number = read_query_id(frames.job_uid)
         try:
             columns = read_columns(frames)
-            latest_ns = self.clock() + MAX_AHEAD_NS
-            if columns.captured_ns.max() > latest_ns:  # it would stay for ever: rows go by age
-                raise FrameFormatError("columns have a time that is ahead")
+            ahead_ns = int(columns.captured_ns.max()) - self.clock()
+            if ahead_ns > MAX_AHEAD_NS:  # it would stay for ever: rows go by age
+                raise FrameFormatError(_is_ahead("columns", ahead_ns))
         except FrameFormatError as err:
             self._malformed += 1
             logger.info("frames of %s left out: %s", member.node_addr, err)
@@ -311,14 +311,15 @@ class Chronicle:
 
     def _look(self, member: Member, look: wire.Look) -> NodeLook | None:
         """Return how a node is, and what of it the tasks of queries take."""
-        latest_s = (self.clock() + MAX_AHEAD_NS) / 1e9
+        now_ns = self.clock()
+        latest_s = (now_ns + MAX_AHEAD_NS) / 1e9
         try:
             machine = Report()
             if look.machine:
                 body = b'{"sys_info":[' + look.machine + b"]}"
                 machine = read_report(body, 0, latest_s=latest_s)
-            if look.at_ns / 1e9 > latest_s:
-                raise ConfigError("it is of a time that is ahead")
+            if look.at_ns > now_ns + MAX_AHEAD_NS:
+                raise ConfigError(_is_ahead("look", look.at_ns - now_ns))
         except ConfigError as err:
             self._malformed += 1
             logger.info("sample of %s left out: %s", member.node_addr, err)
@@ -347,6 +348,10 @@ class Chronicle:
             self._landings = {each.join.landing: each for each in self._members}
             member = self._landings.get(landing)
         return member
+
+
+def _is_ahead(what: str, ahead_ns: int) -> str:
+    return f"{what} of a time {ahead_ns / 1e9:.0f} s ahead, limit {MAX_AHEAD_NS / 1e9:.0f} s"
 
 
 def _is_put_off(done: Future[Stored]) -> bool:

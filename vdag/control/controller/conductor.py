@@ -57,6 +57,9 @@ __all__ = ["Conductor"]
 
 logger = logging.getLogger(__name__)
 
+#: Frames that what somebody else knows of a task counts for.
+SURE_FRAMES = 120
+
 
 class Conductor:
     """See above; for one thread.
@@ -96,6 +99,7 @@ class Conductor:
     ) -> None:
         expect_allowed(policy, allowed)
         self._profile = profile = Profile() if profile is None else profile
+        self._profiled = frozenset(row.task for row in profile.costs())
         self._scheduler = Scheduler(settings, profile)
         self._refinement = Refinement(profile, self._scheduler, kept)
         self._members, self._foreigners = members, foreigners
@@ -264,14 +268,8 @@ class Conductor:
         view = self._register.get(query_id)
         if view is None or not self._is_going_on(query_id):
             return False
-        Plan.from_documents(
-            view.graph.tasks,
-            documents.get("video_conf"),
-            documents.get("flow_mapping"),
-            documents.get("resource_limit"),
-            number=0,
-            previous=self._scheduler.plan_of(query_id),
-        )
+        previous = self._scheduler.plan_of(query_id)
+        Plan.read(view.graph.tasks, documents, number=0, previous=previous)
         self._carrying.preferred[query_id] = documents
         same = self._constraints[query_id]
         self.take(ConstraintChanged(now_ns, query_id, same, "preferred"))
@@ -328,12 +326,31 @@ class Conductor:
         return member is not None and member.is_alive and member.orders.has_job(query_id)
 
     def cost_of(self, task: str, resolution: str, node: NodeInfo) -> float | None:
-        """Return the seconds of a frame at a task, by the profile; None if that knows nothing."""
+        """Return the seconds of a frame at a task as they were measured before; None for never.
+
+        What nodes have taught since is not in it, nor what somebody expects.
+        """
+        if task not in self._profiled:
+            return None
         try:
-            cost = self._profile.cost(task, 0, resolution, node)
+            cost = self._profile.prior(task, 0, resolution, node)
         except ConfigError:
             return None
         return None if cost is None else cost.compute_s
+
+    def expect(self, costs: Mapping[tuple[str, str], float], resolution: str) -> None:
+        """Have policies expect of tasks what somebody else knows, where no query has done them.
+
+        Args:
+            costs: seconds of a frame, by task and `node_addr`.
+            resolution: of the frames.
+        """
+        for (task, node_addr), seconds in costs.items():
+            node = self._scheduler.node(node_addr)
+            if node is None or self._profile.learned(task, node).frames:
+                continue
+            for _ in range(2):  # a report counts for a factor of four at most
+                self._profile.observe(task, 0, resolution, node, seconds, seconds, SURE_FRAMES)
 
     def survey(self, query_id: str = "") -> Survey:
         """Return how the nodes are now, and what queries take of them but for one; O(nodes)."""

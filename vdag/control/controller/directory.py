@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from vdag.control import wire
 from vdag.control.controller.foreigners import Foreigners
 from vdag.control.controller.membership import Member, Membership
 from vdag.control.desk import KnownNode, KnownVideo
-from vdag.control.scheduling.events import NodeInfo
+from vdag.control.scheduling.events import NodeInfo, VideoInfo
 
 __all__ = ["Directory"]
 
@@ -42,17 +43,17 @@ class Directory:
 
 
 def _of_member(member: Member) -> KnownNode:
-    videos = {
-        number: KnownVideo(video.type, video.width, video.height, video.fps)
-        for number, video in member.join.videos.items()
-    }
-    join = member.join
+    join, videos = member.join, _known(member.join.videos)
     return KnownNode(join.node_addr, join.role, join.name, "channel", member.is_alive, videos)
 
 
 def _of_foreigner(node: NodeInfo, is_alive: bool) -> KnownNode:
-    videos = {
-        number: KnownVideo(video.type, video.width, video.height, video.fps)
-        for number, video in node.videos.items()
-    }
+    videos = _known(node.videos)
     return KnownNode(node.node_addr, node.role, node.name, node.dialect, is_alive, videos)
+
+
+def _known(videos: Mapping[int, VideoInfo | wire.Video]) -> dict[int, KnownVideo]:
+    return {
+        number: KnownVideo(video.type, video.width, video.height, video.fps)
+        for number, video in videos.items()
+    }

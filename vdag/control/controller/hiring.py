@@ -34,14 +34,35 @@ class Hiring:
         self._orders: dict[tuple[str, str], int] = {}
         self.spared: set[str] = set()
 
-    def hold(self, node_addr: str, tasks: Collection[str], holder: str) -> None:
-        """Want tasks done at a node until they are let go; harmless if they are held already."""
+    def hold(
+        self,
+        node_addr: str,
+        tasks: Collection[str],
+        holder: str,
+        trial: tuple[int, int] | None = None,
+    ) -> None:
+        """Want tasks done at a node until they are let go; harmless if they are held already.
+
+        Args:
+            node_addr: of the node.
+            tasks: that it is to do.
+            holder: who wants them.
+            trial: width and height of a picture that tasks which are opened for it are tried on;
+                None for none.
+        """
         for task in tasks:
             holders = self._holders.setdefault((node_addr, task), set())
             is_news = not holders or self._has_failed(node_addr, task)
             holders.add(holder)
             if is_news:
-                self._order(node_addr, task, WORKERS)
+                self._order(node_addr, task, WORKERS, trial)
+
+    def trials(self, node_addr: str, tasks: Collection[str]) -> dict[str, float]:
+        """Return what tasks took at a node when they were tried, in seconds; of those that were."""
+        member = self._members.get(node_addr)
+        opened = {} if member is None else member.opened
+        found = {task: opened[task].trial_s for task in tasks if task in opened}
+        return {task: seconds for task, seconds in found.items() if seconds > 0}
 
     def let_go(self, holder: str, kept: Mapping[str, Collection[str]] | None = None) -> None:
         """Want no more of what somebody holds, but for the tasks of the nodes in `kept`."""
@@ -93,12 +114,14 @@ class Hiring:
         number = self._orders.get((node_addr, task))
         return opened is not None and opened.order == number and bool(opened.reason)
 
-    def _order(self, node_addr: str, task: str, workers: int) -> None:
+    def _order(
+        self, node_addr: str, task: str, workers: int, trial: tuple[int, int] | None = None
+    ) -> None:
         member = self._members.get(node_addr)
         if member is None:
             self._orders.pop((node_addr, task), None)
             return
-        number = member.orders.open(task, workers)
+        number = member.orders.open(task, workers, trial)
         if workers:
             self._orders[node_addr, task] = number
         else:

@@ -82,9 +82,15 @@ class OrderBook:
         """Order a task to be limited, or to be so no more."""
         self._put(wire.LimitTask(self._last + 1, task, limit))
 
-    def open(self, task: str, workers: int) -> int:
-        """Order a task to be done by so many workers, none for not any more; return the number."""
-        self._put(wire.OpenTask(self._last + 1, task, workers))
+    def open(self, task: str, workers: int, trial: tuple[int, int] | None = None) -> int:
+        """Order a task to be done by so many workers, none for not any more; return the number.
+
+        Args:
+            task: its name.
+            workers: how many.
+            trial: width and height of a picture that they try it on; None for none.
+        """
+        self._put(wire.OpenTask(self._last + 1, task, workers, trial))
         return self._last
 
     def has_job(self, job_uid: str) -> bool:

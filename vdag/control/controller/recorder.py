@@ -11,6 +11,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from vdag.control import wire
@@ -69,7 +70,9 @@ class Recorder:
             if record.is_over:
                 continue
             try:
-                view, event = _view_of(record), _restored(record, now_ns)
+                # Its node has to join first.
+                view = replace(QueryView.of_record(record), suspended=True)
+                event = _restored(record, now_ns)
             except VdagError as err:
                 logger.error("%s cannot go on: %s", record.query_id, err)
                 self._store.set_state(record.query_id, QueryState.FAILED, str(err))
@@ -203,36 +206,8 @@ class Recorder:
         self._backlog.put(write)
 
 
-def _view_of(record: QueryRecord) -> QueryView:
-    asked, plan = record.asked, record.plan
-    return QueryView(
-        record.query_id,
-        asked.node_addr,
-        asked.video_id,
-        Graph.from_dag(asked.dag),
-        asked.constraint,
-        asked.policy,
-        asked.form,  # type: ignore[arg-type] # it was one of them when it was recorded
-        record.state,
-        record.reason,
-        True,
-        None if plan is None else {**plan.documents, "number": plan.number},
-        created_s=record.created_s,
-    )
-
-
 def _restored(record: QueryRecord, now_ns: int) -> QueryRestored:
     asked, graph = record.asked, Graph.from_dag(record.asked.dag)
-
-    def read(documents: Mapping[str, Any], number: int) -> Plan:
-        return Plan.from_documents(
-            graph.tasks,
-            documents.get("video_conf"),
-            documents.get("flow_mapping"),
-            documents.get("resource_limit"),
-            number=number,
-        )
-
     info = QueryInfo(
         record.query_id,
         asked.node_addr,
@@ -240,7 +215,9 @@ def _restored(record: QueryRecord, now_ns: int) -> QueryRestored:
         graph,
         Constraint.from_document(asked.constraint),
         asked.policy,
-        None if asked.plan is None else read(asked.plan, 0),
+        None if asked.plan is None else Plan.read(graph.tasks, asked.plan, number=0),
     )
-    plan = None if record.plan is None else read(record.plan.documents, record.plan.number)
+    plan = None
+    if record.plan is not None:
+        plan = Plan.read(graph.tasks, record.plan.documents, number=record.plan.number)
     return QueryRestored(now_ns, info, QueryState(record.state), plan, record.next_number)

@@ -12,13 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from vdag.control.desk import QueryView
+from vdag.control.records import ENDED
 
 __all__ = ["Register"]
 
 #: Queries that are over and still shown.
 KEPT = 256
-#: State 3 is ended, 4 is failed.
-OVER = 3
 
 
 class Register:
@@ -41,7 +40,7 @@ class Register:
 
     def of_node(self, node_addr: str) -> list[QueryView]:
         """Return the queries about a node's videos that are not over, oldest first."""
-        return [view for view in self.all() if view.node_addr == node_addr and view.state < OVER]
+        return [view for view in self.all() if view.node_addr == node_addr and view.state < ENDED]
 
     def add(self, view: QueryView) -> None:
         """Show a query, or show it anew."""
@@ -58,7 +57,7 @@ class Register:
             return
         changed = replace(view, **changes)
         self._views[query_id] = changed
-        if view.state < OVER <= changed.state:
+        if view.state < ENDED <= changed.state:
             self._over.append(query_id)
             if len(self._over) > KEPT:
                 self._views.pop(self._over.popleft(), None)

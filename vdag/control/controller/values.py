@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdag.control.controller.chronicle import ChronicleStats
 from vdag.control.controller.switchboard import SwitchboardStats
 from vdag.control.scheduling.scheduler import SchedulerSettings
 
@@ -53,6 +54,7 @@ class ControllerStats:
         faults: wishes and messages that failed in a way nobody thought of; see the log.
         malformed: results that make no sense.
         refused_nodes: connections of nodes that are not trusted.
+        chronicle: what nodes have had for the records.
     """
 
     channel: SwitchboardStats
@@ -62,3 +64,4 @@ class ControllerStats:
     faults: int
     malformed: int
     refused_nodes: int
+    chronicle: ChronicleStats

@@ -3,8 +3,9 @@
 Seconds of a packet at a handler, the first of these that there is:
 
     what earlier packets took at a handler like it, on that node
-    what the controller's profile says of its model on that node, and measurements have made right
-    what earlier packets took on other nodes
+    what it took when it was opened on that node, and tried on a picture of the capture's size
+    what earlier packets took on other nodes, by how much slower the node is at what both have done
+    what the profile says of its model
     what the file of its type says
     an estimate by its kind
 
@@ -12,6 +13,9 @@ A handler like another has the same type and parameters, whatever the session. L
 that earlier packets had with them on their way to a handler like it, else those of the file of the
 type that gives them, else an estimate by what that is: pixels, an encoded picture, boxes. What a
 node has left is what its cores do not do now, with what the session takes of them given back.
+
+From a handler to the next on its node a packet takes two messages and two wake-ups, and what
+handlers have made is copied: pictures, JPEGs, crops. The capture's picture stays where it is.
 """
 
 from __future__ import annotations
@@ -26,18 +30,22 @@ from vdag.control.coordination.types import CAPTURE, HandlerType, with_defaults
 from vdag.control.coordination.values import HandlerSpec, Link, Node, Service
 from vdag.control.coordinator.learned import Learned
 from vdag.control.coordinator.routes import Route, luggage
-from vdag.control.prediction.ways import CODEC_S, HOP_S, WAY_S
+from vdag.control.prediction.ways import CODEC_S, WAY_S
 from vdag.control.scheduling.infos import NodeInfo
 
-__all__ = ["Situation", "costs_of"]
+__all__ = ["COPY_S", "HANDOVER_S", "Situation", "copied_nbytes", "costs_of"]
 
 #: Seconds by kind, of a picture of 640 x 480 on one core of a small server. That of a capture
 #: passes before the packet begins.
 ESTIMATES: Mapping[int, float] = {
-    CAPTURE: 0.0, 3: 2e-3, 4: 1e-3, 5: 1e-3, 6: 1.2e-3, 7: 60e-3, 8: 12e-3, 9: 40e-3, 10: 60e-3,
+    CAPTURE: 0.0, 3: 0.5e-3, 4: 1e-3, 5: 1e-3, 6: 1.2e-3, 7: 60e-3, 8: 12e-3, 9: 40e-3, 10: 60e-3,
     11: 5e-3, 12: 40e-3, 13: 20e-3, 14: 20e-3, 15: 20e-3, 16: 0.5e-3, 17: 0.8e-3,
 }  # fmt: skip
 UNKNOWN_S = 20e-3
+#: From one handler to the next on a node, beside the bytes, on a machine with little else to do.
+HANDOVER_S = 1.4e-3
+#: Per byte that is copied on the way, see docs/processes.md.
+COPY_S = 1.5e-9
 USUAL_PIXELS = 640 * 480
 #: Bytes per pixel of a JPEG of usual quality, of pixels as they are.
 ENCODED, PLAIN = 0.12, 3.0
@@ -54,7 +62,8 @@ class Situation:
     Attributes:
         infos: of nodes that have joined, by their numbers.
         bandwidths: bytes per second, by sender and receiver.
-        profiled: seconds of a packet by handler and node, of those that the profile knows.
+        profiled: seconds of a packet by handler and node, of those that the profile knows, as they
+            were measured before; what it has learned since is of other handlers as well.
         own: busy seconds per second, by node, of the session that is placed anew.
         route: the way of a frame, of a session on our nodes; empty for others.
     """
@@ -102,7 +111,38 @@ def costs_of(
             if one is not other
         },
         {node.node_id: _capacity(node, situation) for node in nodes},
+        handovers=_handovers(service, nodes, types, learned, situation.route),
     )
+
+
+def copied_nbytes(
+    service: Service, types: Mapping[int, HandlerType], route: Route
+) -> Mapping[tuple[int, int], float]:
+    """Return the bytes that are copied for a packet, by the two ends of each step of its way."""
+    capture = _capture_params(service, types)
+    pixels = capture["width"] * capture["height"]
+
+    def made(number: int) -> float:
+        spec = service.by_id[number]
+        return 0.0 if spec.kind == CAPTURE else _nbytes(spec, types, pixels)
+
+    return luggage(service, route, made)
+
+
+def _handovers(
+    service: Service,
+    nodes: Iterable[Node],
+    types: Mapping[int, HandlerType],
+    learned: Learned,
+    route: Route,
+) -> dict[tuple[Link, int], float]:
+    copied = copied_nbytes(service, types, route)
+    return {
+        (link, node.node_id): learned.hop_s(node.node_id, HANDOVER_S)
+        + COPY_S * copied.get((link.source_handler, link.target_handler), 0.0)
+        for link in service.links
+        for node in nodes
+    }
 
 
 def _capture_params(service: Service, types: Mapping[int, HandlerType]) -> dict[str, Any]:
@@ -123,34 +163,17 @@ def _seconds(
     guess = ESTIMATES.get(spec.kind, UNKNOWN_S) * pixels / USUAL_PIXELS
     sources: tuple[Callable[[], float | None], ...] = (
         lambda: learned.at(spec, node.node_id),
-        lambda: _profiled(spec, node, learned, situation),
-        lambda: learned.anywhere(spec),
+        lambda: learned.tried(spec, node.node_id),
+        lambda: learned.elsewhere(spec, node.node_id),
+        lambda: situation.profiled.get((spec.handler_id, node.node_id)),
         lambda: types[spec.kind].compute_s,
     )
-    seconds = next((found for ask in sources if (found := ask()) is not None), guess)
-    # To be handed over takes its time, from the same node as well.
-    return seconds if spec.kind == CAPTURE else seconds + learned.hop_s(HOP_S)
-
-
-def _profiled(
-    spec: HandlerSpec, node: Node, learned: Learned, situation: Situation
-) -> float | None:
-    """Return what the profile says, made right by what was measured on other nodes."""
-    seconds = situation.profiled.get((spec.handler_id, node.node_id))
-    if not seconds:
-        return None
-    ratios = [
-        measured / profiled
-        for (number, node_id), profiled in situation.profiled.items()
-        if number == spec.handler_id and profiled and (measured := learned.at(spec, node_id))
-    ]
-    return seconds * sum(ratios) / len(ratios) if ratios else seconds
+    return next((found for ask in sources if (found := ask()) is not None), guess)
 
 
 def _way_s(sender: int, receiver: int, learned: Learned, pixels: int) -> float:
-    """Return the seconds from node to node beside those of the bytes, and of a hand-over."""
-    guess = WAY_S - HOP_S + pixels * CODEC_S["JPEG"]
-    return max(learned.way_s(sender, receiver, guess), 0.0)
+    """Return the seconds from node to node beside those of the bytes."""
+    return learned.way_s(sender, receiver, WAY_S + pixels * CODEC_S["JPEG"])
 
 
 def _sizes(

@@ -20,9 +20,11 @@ from vdag.control.coordination.types import RX, HandlerType
 from vdag.control.coordination.values import Node, Service
 from vdag.control.coordinator.foreign import ForeignNodes
 from vdag.control.coordinator.graphs import chart_of
+from vdag.control.coordinator.learned import Learned
 from vdag.control.coordinator.memory import Remembered, blueprint_of
 from vdag.control.coordinator.ours import OurNodes, Probe
 from vdag.control.coordinator.placer import POLICY, Placer, split_algorithm
+from vdag.control.coordinator.rehearsal import Rehearsal
 from vdag.control.coordinator.roster import Roster
 from vdag.control.coordinator.states import Patience, Session, State
 from vdag.control.coordinator.steps import Event, Step
@@ -43,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 #: Frames that were under way when a session changed over have come home by then.
 GRACE_NS = 3_000_000_000
+#: Between two times that what was learned is recorded.
+SAVE_NS = 10_000_000_000
 
 
 class Office:
@@ -73,12 +77,14 @@ class Office:
         self.services = {service.service_id: service for service in services}
         self._ours, self._foreign, self._store = ours, foreign, store
         self._patience = patience
-        self._placer = Placer(types)
+        self._placer = Placer(types, Learned(store.log.lessons()))
         self._watch = Watch(ours, self._placer, nodes)
+        self._rehearsal = Rehearsal(ours, self._placer, nodes)
         self._backlog = Backlog()
         self._leaving: list[tuple[int, Deployment]] = []
         self._recorded: dict[int, NodeRecord] = {}  # nodes, as the records have them
         self._ports: dict[int, dict[int, set[int]]] = {}  # of rx, by session and node
+        self._next_save_ns = 0
         self._unheld: dict[int, set[int]] = {}  # nodes that have not joined again, by session
         self._record_nodes()
 
@@ -204,13 +210,14 @@ class Office:
             return lambda: future.result() if future.done() else None
         roster = self.roster()
         if step == "init":
-            tasks = deployment.tasks_on(node_id, deployment.target)
-            return self._ours.init(deployment, roster.addr(node_id), tasks)
+            return self._rehearsal.init(deployment, node_id, roster)
         if step == "delete":
             self._ours.let_go(deployment, roster)
         elif node_id == deployment.home:
-            begin = self._ours.start if step == "start" else self._ours.stop
-            return begin(deployment, roster)
+            if step == "start":
+                self._rehearsal.foretell(deployment, roster)
+                return self._ours.start(deployment, roster)
+            return self._ours.stop(deployment, roster)
         return lambda: ""
 
     def switch(self, deployment: Deployment) -> Probe:
@@ -233,11 +240,19 @@ class Office:
     def tick(self, now_ns: int) -> None:
         """Do what is due."""
         self._backlog.flush()
+        if now_ns >= self._next_save_ns:
+            self._next_save_ns = now_ns + SAVE_NS
+            self.save()
         due = [each for when_ns, each in self._leaving if now_ns >= when_ns]
         self._leaving = [(when, each) for when, each in self._leaving if now_ns < when]
         for deployment in due:
             if deployment.target is None and deployment.session_id:
                 self._ours.let_go(deployment, self.roster(), deployment.nodes)
+
+    def save(self) -> None:
+        """Record what was learned since the last time."""
+        if lessons := self._placer.learned.changes():
+            self._backlog.put(lambda: self._store.log.set_lessons(lessons))
 
     def watch(self, deployment: Deployment, session: Session, now_ns: int) -> list[Event]:
         """Return what has happened to a session that nobody has told."""
@@ -275,6 +290,7 @@ class Office:
         self._backlog.put(lambda: log.set_session_state(session_id, state, reason))
         if state == State.RUNNING and not deployment.changed_s:
             deployment.changed_s = time.time()
+            self._watch.follow(deployment)
             self._record_place(deployment)
         elif state in (State.STOPPED, State.FAILED, State.DELETED):
             self._backlog.put(lambda: log.place(session_id, {}, state))

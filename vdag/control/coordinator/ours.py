@@ -94,10 +94,51 @@ class OurNodes:
             route=() if chart is None else route_of(chart),
         )
 
-    def init(self, deployment: Deployment, node_addr: str, tasks: Collection[str]) -> Probe:
-        """Have a node open tasks."""
-        self._ask(lambda conductor: conductor.hiring.hold(node_addr, tasks, _holder(deployment)))
+    def expect(
+        self, deployment: Deployment, costs: Mapping[tuple[int, int], float], roster: Roster
+    ) -> None:
+        """Tell policies what a session's handlers are expected to take.
+
+        Args:
+            deployment: of the session.
+            costs: seconds of a packet, by handler and node.
+            roster: of the nodes.
+        """
+        chart = deployment.chart
+        assert chart is not None, "it is on our nodes"
+        named = {
+            (chart.tasks[number], known.node_addr): seconds
+            for (number, node_id), seconds in costs.items()
+            if number in chart.tasks and (known := roster.known(node_id)) is not None
+        }
+        resolution = conf_of(deployment.service, self._types).resolution
+        self._ask(lambda conductor: conductor.expect(named, resolution))
+
+    def init(
+        self,
+        deployment: Deployment,
+        node_addr: str,
+        tasks: Collection[str],
+        *,
+        with_trial: bool = False,
+    ) -> Probe:
+        """Have a node open tasks.
+
+        Args:
+            deployment: of the session that wants them.
+            node_addr: of the node.
+            tasks: which.
+            with_trial: whether they are tried on a picture of the capture's size, if they are not
+                open already; see `trials`.
+        """
+        size = conf_of(deployment.service, self._types).size if with_trial else None
+        holder = _holder(deployment)
+        self._ask(lambda conductor: conductor.hiring.hold(node_addr, tasks, holder, size))
         return lambda: self._ask(lambda conductor: conductor.hiring.answer(node_addr, tasks))
+
+    def trials(self, node_addr: str, tasks: Collection[str]) -> dict[str, float]:
+        """Return what tasks took at a node when they were tried, in seconds; of those that were."""
+        return self._ask(lambda conductor: conductor.hiring.trials(node_addr, tasks))
 
     def start(self, deployment: Deployment, roster: Roster) -> Probe:
         """Submit the session's job to the node that captures."""
@@ -113,7 +154,7 @@ class OurNodes:
             host,
             video_of(known, source),
             chart.graph,
-            Constraint(),
+            Constraint(video_conf=conf_of(deployment.service, self._types)),
             "kept" if is_planned else policy,
             self._plan(deployment, roster) if is_planned else None,
         )

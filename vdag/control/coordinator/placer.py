@@ -15,12 +15,14 @@ from dataclasses import replace
 from vdag.control.coordination.placing import ALGORITHMS, Algorithm, CostTable, Placement, static
 from vdag.control.coordination.types import HandlerType
 from vdag.control.coordination.values import HandlerSpec, Node, Service
-from vdag.control.coordinator.costs import Situation, costs_of
+from vdag.control.coordinator.costs import HANDOVER_S, Situation, copied_nbytes, costs_of
 from vdag.control.coordinator.graphs import capture_of
 from vdag.control.coordinator.learned import Learned
+from vdag.control.coordinator.measured import Parts, learn
 from vdag.control.coordinator.roster import Roster, video_of
 from vdag.control.coordinator.routes import routed
-from vdag.control.coordinator.values import pinned
+from vdag.control.coordinator.values import Deployment, pinned
+from vdag.control.prediction.ways import HOP_S
 from vdag.errors import PlanError
 
 __all__ = ["POLICY", "Placer", "split_algorithm"]
@@ -40,11 +42,12 @@ class Placer:
 
     Args:
         types: of handlers.
+        learned: of before; None for nothing.
     """
 
-    def __init__(self, types: Mapping[int, HandlerType]) -> None:
+    def __init__(self, types: Mapping[int, HandlerType], learned: Learned | None = None) -> None:
         self._types = types
-        self.learned = Learned()
+        self.learned = Learned() if learned is None else learned
 
     def settle(self, service: Service, roster: Roster) -> tuple[Service, tuple[Node, ...]]:
         """Return a service whose capture is tied to a node, and the nodes that may have the rest.
@@ -140,6 +143,39 @@ class Placer:
         service = routed(pinned(service, placed), at.route)
         costs = costs_of(service, nodes, self._types, self.learned, at)
         return static(service, tuple(nodes), costs)
+
+    def expected(
+        self, service: Service, nodes: Collection[Node], at: Situation
+    ) -> dict[tuple[int, int], float]:
+        """Return the seconds of a packet by handler and node, of those that may be there.
+
+        They are told to policies, which reckon with `HOP_S` for a hand-over: what it takes beyond
+        that is added.
+
+        Args:
+            service: settled.
+            nodes: that are there.
+            at: how they are.
+        """
+        compute = costs_of(service, nodes, self._types, self.learned, at).compute
+        offers = {node.node_id: node for node in nodes}
+        hops_s = {node: self.learned.hop_s(node, HANDOVER_S) for node in offers}
+        return {
+            (number, node_id): seconds + max(hops_s[node_id] - HOP_S, 0.0)
+            for (number, node_id), seconds in compute.items()
+            if offers[node_id].offers(service.by_id[number].kind) and math.isfinite(seconds)
+        }
+
+    def learn(self, deployment: Deployment, found: Mapping[int, Parts], at: Situation) -> None:
+        """Take in what a session has measured under its placement.
+
+        Args:
+            deployment: of the session, on our nodes.
+            found: what it has measured, by handler.
+            at: how the nodes are.
+        """
+        copied = copied_nbytes(deployment.service, self._types, at.route)
+        learn(self.learned, deployment, found, at.bandwidths, copied)
 
     def fps(self, service: Service) -> float:
         """Return the packets per second of a service."""

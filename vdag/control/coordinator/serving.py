@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +19,19 @@ from vdag.control.coordinator.office import Office
 from vdag.control.coordinator.ours import OurNodes
 from vdag.control.coordinator.sessions import Sessions
 from vdag.control.coordinator.states import Patience
+from vdag.control.exposition import (
+    add_metrics,
+    chronicle_figures,
+    record_figures,
+    session_figures,
+)
 from vdag.control.http.listening import bind, lone_server
 from vdag.control.records import Store, database_url
 from vdag.transport.address import Address
 from vdag.transport.keys import KeyFolder, default_folder
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
     from typing_extensions import Self
 
 __all__ = ["Coordinator"]
@@ -79,7 +87,9 @@ class Coordinator:
                 patience=patience,
             )
             self.sessions = stack.enter_context(Sessions(office, patience, before))
-            self._server = lone_server(create_app(Parts(self.sessions, office, conf.token)))
+            app = create_app(Parts(self.sessions, office, conf.token))
+            add_metrics(app, self._figures)
+            self._server = lone_server(app)
             self._stack = stack.pop_all()
         logger.info("coordinator at http://%s:%d", conf.host, self.port)
         logger.info("plan channel at %s", self.controller.channel)
@@ -95,6 +105,11 @@ class Coordinator:
     def close(self) -> None:
         """Give everything back; sessions on nodes go on."""
         self._stack.close()
+
+    def _figures(self) -> Iterator[Metric]:
+        yield from session_figures(view.state for view in self.sessions.all())
+        yield from chronicle_figures(self.controller.stats().chronicle)
+        yield from record_figures(self.store.log.stats())
 
     def __enter__(self) -> Self:
         return self

@@ -201,6 +201,7 @@ class Sessions:
                 if now_ns >= self._next_watch_ns:
                     self._next_watch_ns = now_ns + WATCH_NS
                     self._watch(now_ns)
+            self._office.save()
         except BaseException as err:  # kept for whoever asks
             logger.exception("the coordinator has failed")
             self._fault = err

@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from vdag.control.coordination.placing import Placement
+from vdag.control.coordination.placing import Part, Placement
 from vdag.control.coordination.values import Node
 from vdag.control.coordinator.costs import Situation
-from vdag.control.coordinator.measured import delay_of, learn, measured_parts
+from vdag.control.coordinator.graphs import Chart
+from vdag.control.coordinator.measured import (
+    delay_of,
+    foretold_parts,
+    measured_parts,
+    slowest_way,
+)
 from vdag.control.coordinator.ours import OurNodes, placed_by
 from vdag.control.coordinator.placer import POLICY, Placer, split_algorithm
 from vdag.control.coordinator.roster import Roster
@@ -24,7 +32,7 @@ from vdag.control.coordinator.steps import Event, Lost, MoveWanted, Over
 from vdag.control.coordinator.values import Deployment
 from vdag.control.desk import QueryView
 from vdag.control.scheduling.events import QueryState
-from vdag.errors import PlanError
+from vdag.errors import PlanError, VdagError
 
 __all__ = ["Watch"]
 
@@ -37,6 +45,8 @@ LESSON_NS = 1_000_000_000
 FULL, LOOKS = 0.95, 3
 #: A session is moved for what is better by that.
 GAIN = 0.2
+#: Characters of what a policy says why.
+MAX_WHY = 400
 #: What is measured so soon after a change may be of before.
 FRESH_S = 2.0
 
@@ -55,6 +65,7 @@ class Watch:
         self._next_ns: dict[int, int] = {}
         self._reviews: dict[int, int] = {}
         self._lessons: dict[int, int] = {}
+        self._plans: dict[int, tuple[Any, bool]] = {}
         self._full: dict[tuple[int, int], int] = {}
 
     def look(self, deployment: Deployment, session: Session, now_ns: int) -> list[Event]:
@@ -93,7 +104,15 @@ class Watch:
         """Forget a session."""
         for known in (self._next_ns, self._reviews, self._lessons):
             known.pop(session_id, None)
+        self._plans.pop(session_id, None)
         self._full = {key: looks for key, looks in self._full.items() if key[0] != session_id}
+
+    def follow(self, deployment: Deployment) -> None:
+        """Take note of the plan that a session has begun with, if it can be told what that is."""
+        view = self._ours.look(deployment) if deployment.speaks == "vdag" else None
+        if view is not None:
+            with suppress(VdagError, FutureTimeout):
+                self._follow(deployment, view, self._ours.roster(self._nodes))
 
     def measured(self, deployment: Deployment) -> dict[str, Any]:
         """Return what the session's job has measured last; empty for nothing."""
@@ -129,12 +148,20 @@ class Watch:
             deployment.trouble = "its plan names a node that is of no node file"
             return
         placed[chart.capture] = deployment.home
-        if placed == dict(deployment.placement.nodes):
-            return
+        is_elsewhere = placed != dict(deployment.placement.nodes)
         is_policy = split_algorithm(deployment.service.algorithm)[0] == POLICY
+        # A plan is news, and so is that its policy has been heard.
+        number = None if view.plan is None else view.plan.get("number")
+        stamp = number, bool(foretold_parts(view, chart))
+        is_news = is_policy and self._plans.get(deployment.session_id) != stamp
+        if not (is_elsewhere or is_news):
+            return
         deployment.cause = "policy" if is_policy else "node lost"
-        deployment.placement = self._told(deployment, placed, roster)
-        deployment.changed_s = time.time()
+        told = self._told(deployment, placed, roster)
+        deployment.placement = _foretold(told, view, chart) if is_policy else told
+        self._plans[deployment.session_id] = stamp
+        if is_elsewhere:
+            deployment.changed_s = time.time()
 
     def _told(self, deployment: Deployment, placed: Mapping[int, int], roster: Roster) -> Placement:
         situation = self._situation(deployment, roster)
@@ -150,8 +177,7 @@ class Watch:
         if time.time() - deployment.changed_s >= FRESH_S:
             found = measured_parts(view, chart)
             if found:
-                situation = self._situation(deployment, roster)
-                learn(self._placer.learned, deployment, found, situation.bandwidths)
+                self._placer.learn(deployment, found, self._situation(deployment, roster))
 
     def _leave(
         self, deployment: Deployment, lost: Sequence[int], roster: Roster, now_ns: int
@@ -229,3 +255,27 @@ class Watch:
             if deployment.tasks_on(node_id, target) - deployment.tasks_on(node_id, before)
         )
         return MoveWanted(now_ns, deployment.session_id, cause, gains)
+
+
+def _foretold(told: Placement, view: QueryView, chart: Chart) -> Placement:
+    """Return a placement with what the policy that has made it says it comes to, if it does."""
+    found = foretold_parts(view, chart)
+    delay_s = delay_of(found, chart)
+    if delay_s is None:
+        return told
+    parts: list[Part] = []
+    for number in slowest_way(found, chart):
+        transfer_s, queue_s, compute_s, _ = found[number]
+        node_id = told.nodes[number]
+        parts += [
+            Part("transfer", number, node_id, transfer_s),
+            Part("wait", number, node_id, queue_s),
+            Part("compute", number, node_id, compute_s),
+        ]
+    reason = str(view.decision["explanation"].get("why", ""))[:MAX_WHY]
+    return replace(
+        told,
+        delay_s=delay_s,
+        parts=tuple(part for part in parts if part.seconds > 0),
+        why=f"{view.policy}: {delay_s * 1e3:.1f} ms, {reason}",
+    )

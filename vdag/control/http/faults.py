@@ -7,17 +7,22 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from vdag.control.http.replies import JSON, written
 from vdag.errors import VdagError
 
-__all__ = ["add_handlers", "error_body", "refusal"]
+__all__ = ["add_handlers", "error_body", "failure", "refusal"]
 
-JSON = "application/json"
 RETRY_AFTER_S = "1"
 
 
 def error_body(error: str) -> bytes:
     """Return the body of every reply that says what went wrong."""
     return msgspec.json.encode({"status": 1, "error": error})
+
+
+def failure(error: str, status: int) -> Response:
+    """Return the reply that says so."""
+    return written(error_body(error), status)
 
 
 def refusal(err: VdagError | HTTPException) -> Response:
@@ -41,4 +46,4 @@ async def _on_error(request: Request, err: Exception) -> Response:
 
 
 async def _on_invalid(request: Request, err: Exception) -> Response:
-    return Response(error_body(f"request is malformed: {err}"), 422, media_type=JSON)
+    return failure(f"request is malformed: {err}", 422)

@@ -130,7 +130,9 @@ class BodyRoom:
                 f"body of {taken_nbytes + nbytes} bytes or more exceeds {self._max_nbytes}"
             )
         if nbytes > self._left_nbytes:
-            raise Saturated("too many large requests are under way")
+            raise Saturated(
+                f"{nbytes} bytes of a body exceed the {self._left_nbytes} that others leave"
+            )
         self._left_nbytes -= nbytes
 
     def give_back(self, nbytes: int) -> None:

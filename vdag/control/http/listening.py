@@ -1,9 +1,9 @@
-"""Where a daemon listens over HTTP, and the server of one that has a single port."""
+"""Where a daemon listens over HTTP, and what serves there."""
 
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -12,7 +12,7 @@ from vdag.errors import ConfigError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-__all__ = ["bind", "lone_server"]
+__all__ = ["bind", "lone_server", "new_server"]
 
 #: Of tcp(7); `socket` names it from Python 3.12 on.
 TCP_NOTSENT_LOWAT = 25
@@ -66,15 +66,24 @@ def bind(
 
 def lone_server(app: ASGIApp) -> uvicorn.Server:
     """Return a server for an app that has nothing to start or end with it."""
+    return new_server(app, lifespan="off", timeout_graceful_shutdown=GRACE_S)
+
+
+def new_server(app: ASGIApp, **settings: Any) -> uvicorn.Server:
+    """Return a server that leaves logging to us, and believes nothing that proxies say.
+
+    Args:
+        app: that answers.
+        **settings: more, of `uvicorn.Config`.
+    """
     return uvicorn.Server(
         uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             ws="none",
-            lifespan="off",
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=GRACE_S,
+            **settings,
         )
     )

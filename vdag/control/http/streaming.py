@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from starlette.types import Receive, Send
 
-__all__ = ["send_part", "until_gone"]
+__all__ = ["send_part", "until_gone", "waker"]
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +18,17 @@ logger = logging.getLogger(__name__)
 SEND_TIMEOUT_S = 30.0
 #: Before Python 3.12 `asyncio.wait_for` may lose a cancellation: it is repeated this often.
 CANCEL_INTERVAL_S = 0.5
+
+
+def waker(event: asyncio.Event) -> Callable[[], None]:
+    """Return what sets an event of the running loop, by any thread, also after the loop's end."""
+    loop = asyncio.get_running_loop()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(event.set)
+
+    return wake
 
 
 async def send_part(send: Send, body: bytes) -> None:

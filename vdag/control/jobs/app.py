@@ -18,6 +18,7 @@ from vdag.config import VideoConfig
 from vdag.control.http import openapi
 from vdag.control.http.app import new_app
 from vdag.control.http.gate import BodyRoom
+from vdag.control.http.replies import reply
 from vdag.control.jobs import JobManager
 from vdag.control.rest.intake import Intake, Resolve
 from vdag.control.scheduling.events import JobInfo, QueryState
@@ -27,7 +28,6 @@ from vdag.plan import Constraint
 
 __all__ = ["Parts", "Resolve", "create_app"]
 
-JSON = "application/json"
 MAX_BODY_NBYTES = 1 << 20
 TOTAL_NBYTES = 16 << 20
 #: A pseudo-task of the first documents: it drew results, which viewers now ask for.
@@ -142,39 +142,39 @@ class _Endpoints:
             body.flow_mapping,
             body.resource_limit,
         )
-        return _reply({"msg": "node updated plan (manager.update_job_plan)", "status": 0})
+        return reply({"msg": "node updated plan (manager.update_job_plan)", "status": 0})
 
     async def update_constraint(self, request: Request) -> Response:
         """Change what a job's user wants; plans are made elsewhere."""
         body = await self._read(request, UpdateConstraint)
         self._jobs.change_constraint(body.job_uid, Constraint.from_document(body.user_constraint))
         msg = "node updated constraint (manager.update_job_user_constraint)"
-        return _reply({"msg": msg, "status": 0})
+        return reply({"msg": msg, "status": 0})
 
     async def stop_job(self, request: Request) -> Response:
         """End a job; harmless if there is none."""
         body = await self._read(request, StopJob)
         await asyncio.to_thread(self._jobs.stop, body.job_uid, body.reason)
-        return _reply({"job_uid": body.job_uid, "msg": "job stopped", "status": 0})
+        return reply({"job_uid": body.job_uid, "msg": "job stopped", "status": 0})
 
     async def runtime(self, job_uid: str) -> Response:
         """Return the run-time context of a job since the last call."""
-        return _reply(self._jobs.runtime_of(job_uid))
+        return reply(self._jobs.runtime_of(job_uid))
 
     async def list_jobs(self) -> Response:
         """Return how every job is."""
-        return _reply([_job(info) for info in self._jobs.infos()])
+        return reply([_job(info) for info in self._jobs.infos()])
 
     async def all_status(self) -> Response:
         """Return the videos of the node, as the first documents' nodes did."""
         videos = {str(key): {"type": video.type} for key, video in self._parts.videos.items()}
         uids = [info.job_uid for info in self._jobs.infos()]
         node = {"video": videos, "job_uid_list": uids}
-        return _reply({"data": {self._parts.node_addr: node}, "status": 0})
+        return reply({"data": {self._parts.node_addr: node}, "status": 0})
 
     async def health(self) -> Response:
         """Say that the node answers."""
-        return _reply({"status": 0})
+        return reply({"status": 0})
 
     async def _submit(self, request: Request, api: str) -> Response:
         body = await self._read(request, SubmitJob)
@@ -183,7 +183,7 @@ class _Endpoints:
             self._intake.submit, uid, body.video_id, graph, body.user_constraint
         )
         msg = f"submitted to manager from api: {api}"
-        return _reply({"job_uid": uid, "msg": msg, "status": 0})
+        return reply({"job_uid": uid, "msg": msg, "status": 0})
 
     async def _read(self, request: Request, kind: Any) -> Any:
         async with self._room.body(request) as body:
@@ -217,7 +217,3 @@ def _job(info: JobInfo) -> dict[str, Any]:
         "reason": info.reason,
         "drops": dict(info.drops),
     }
-
-
-def _reply(document: Any) -> Response:
-    return Response(msgspec.json.encode(document), media_type=JSON)

@@ -25,6 +25,8 @@ from vdag.control.viewing.pace import Coding
 from vdag.control.viewing.pieces import MAX_PIXELS, Kind, Piece
 from vdag.errors import DependencyMissing, Saturated, VdagError
 from vdag.results import Result
+from vdag.sparing import SparingLog
+from vdag.threads import wait_ended
 from vdag.transport import h264
 
 __all__ = ["JPEG_QUALITY", "LiveView", "Watcher"]
@@ -125,6 +127,7 @@ class LiveView:
         self._changed = threading.Condition()
         self._watchers: list[Watcher] = []
         self._waiting: Result | None = None
+        self._log = SparingLog(logger)
         self._thread: threading.Thread | None = None
         self._closing = False
 
@@ -178,7 +181,7 @@ class LiveView:
             thread, watchers = self._thread, tuple(self._watchers)
             self._changed.notify()
         if thread is not None:
-            thread.join(END_TIMEOUT_S)
+            wait_ended(thread, timeout_s=END_TIMEOUT_S)
         self._drop_waiting()
         for watcher in watchers:
             watcher.wake()
@@ -199,7 +202,7 @@ class LiveView:
             try:
                 _give(result, watchers)
             except VdagError as err:
-                logger.warning("a picture of %s cannot be shown: %s", result.stream, err)
+                self._log.warning("picture", "%s cannot be shown: %s", result.stream, err)
             finally:
                 result.drop_frame()
         self._drop_waiting()

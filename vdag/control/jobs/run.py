@@ -31,6 +31,7 @@ from vdag.job import Job
 from vdag.plan import Constraint, Plan
 from vdag.results import Result
 from vdag.sources import SingleFrameGenerator
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from vdag.control.agent.framebook import FrameBook
@@ -240,10 +241,7 @@ class JobRun:
     def close(self, reason: str) -> None:
         """End it, and wait until it has."""
         self.ask_to_stop(reason)
-        if self._thread.ident is not None:
-            self._thread.join(END_TIMEOUT_S)
-            if self._thread.is_alive():
-                logger.error("job %s does not end within %g s", self._uid, END_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=END_TIMEOUT_S)
 
     def _visit(self, plan: Plan, routes: Mapping[str, str], names: Mapping[str, str]) -> None:
         """Open the ways to the nodes of a plan."""

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import psutil
 
 from vdag.control.limits.cgroups import Kernel, parse_numbers, read, start_ticks
-from vdag.control.limits.enforcement import Claim, Limit, Mode
+from vdag.control.limits.enforcement import Claim, Enforcer, Limit, Mode
 from vdag.control.limits.groups import GroupEnforcer
 from vdag.control.limits.rlimits import RlimitEnforcer
 from vdag.errors import ConfigError, LimitsUnavailable
@@ -76,7 +76,7 @@ class Limits:
         self._lock = threading.Lock()
         self._entries: dict[int, _Entry] = {}
         self._tasks: dict[str, Limit] = {}
-        self._enforcer: GroupEnforcer | RlimitEnforcer = (
+        self._enforcer: Enforcer = (
             RlimitEnforcer() if mode == "rlimit" else GroupEnforcer(root_name, proc, kernel)
         )
 

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from vdag.control.limits import cgroups
 from vdag.control.limits.cgroups import PERIOD_US, Kernel, Place, read
-from vdag.control.limits.enforcement import Mode, refused
+from vdag.control.limits.enforcement import Mode
+from vdag.errors import LimitsUnavailable
 
 __all__ = ["Cgroup1"]
 
@@ -119,7 +120,9 @@ class Cgroup1:
             if err.errno != errno.EBUSY:
                 raise
             used = read(path / "memory.usage_in_bytes")
-            raise refused(f"mem_util_limit of {asked} bytes is below the {used} in use") from err
+            raise LimitsUnavailable(
+                f"mem_util_limit of {asked} bytes is below the {used} in use"
+            ) from err
 
     def _set(self, file: Path, value: int) -> None:
         # Writing a quota starts its period anew, with all of it unspent: callers that repeat

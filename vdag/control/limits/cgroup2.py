@@ -24,11 +24,12 @@ import psutil
 
 from vdag.control.limits import cgroups
 from vdag.control.limits.cgroups import CONTROLLERS, PERIOD_US, Kernel, Place, read
-from vdag.control.limits.enforcement import Mode, refused
+from vdag.control.limits.enforcement import Mode
+from vdag.errors import LimitsUnavailable
 
 __all__ = ["Cgroup2"]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _NODE = "node"
 #: Weight of a group unless set, as much as a thread that nobody made nicer, and the largest.
@@ -119,7 +120,7 @@ class Cgroup2:
         lines = (line.split() for line in (read(path / "memory.stat") or "").splitlines())
         used = sum(int(value) for name, value in lines if name in ("anon", "shmem"))
         if used > nbytes:
-            raise refused(f"mem_util_limit of {nbytes} bytes is below the {used} in use")
+            raise LimitsUnavailable(f"mem_util_limit of {nbytes} bytes is below the {used} in use")
 
     def _set(self, file: Path, value: str) -> None:
         # Writing a quota starts its period anew, with all of it unspent: callers that repeat
@@ -201,12 +202,12 @@ class Cgroup2:
                 return
             family = {os.getpid(), *(p.pid for p in psutil.Process().children(recursive=True))}
             if strangers := set(there) - family:
-                raise refused(
+                raise LimitsUnavailable(
                     f"control group {self._home} holds {len(strangers)} processes of others: "
                     "start the node in a group of its own, under systemd with Delegate=yes"
                 )
             cgroups.evacuate(self._kernel, self._home, self._refuge)
-        raise refused(f"control group {self._home} fills faster than it can be left")
+        raise LimitsUnavailable(f"control group {self._home} fills faster than it can be left")
 
     def _retire(self, root: Path, enabled: Iterable[str]) -> None:
         """Undo `open` for a root group: ours, or that of a node that has ended."""
@@ -218,7 +219,7 @@ class Cgroup2:
             self._keep_back(self._home, enabled)
             self._go_home(node)
         except OSError as err:
-            _LOG.warning("control group %s is left behind: %s", root, err.strerror)
+            logger.warning("control group %s is left behind: %s", root, err.strerror)
             return
         cgroups.remove(self._kernel, node)
         cgroups.remove(self._kernel, root)

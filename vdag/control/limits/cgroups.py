@@ -37,7 +37,7 @@ __all__ = [
     "start_ticks",
 ]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CONTROLLERS = ("cpu", "memory", "cpuset")
 #: The kernel's own default; shorter ones stall less long and cost more.
@@ -219,7 +219,7 @@ def remove(kernel: Kernel, group: Path, refuge: Path | None = None) -> None:
             return
         except OSError as err:
             if err.errno != errno.EBUSY or time.monotonic_ns() > deadline_ns:
-                _LOG.warning("control group %s is left behind: %s", group, err.strerror)
+                logger.warning("control group %s is left behind: %s", group, err.strerror)
                 return
         time.sleep(0.005)
 

@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal, Protocol
 
-from vdag.errors import LimitsUnavailable
-
-__all__ = ["Claim", "Enforcer", "Limit", "Mode", "refused"]
+__all__ = ["Claim", "Enforcer", "Limit", "Mode"]
 
 Mode = Literal["none", "cgroup1", "cgroup2", "rlimit"]
-
-
-def refused(reason: str) -> LimitsUnavailable:
-    """Return the error for what this machine or its state does not allow, now or ever."""
-    return LimitsUnavailable(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +74,14 @@ class Enforcer(Protocol):
     """Makes limits bind. Called under a lock, with processes that were checked to be ours.
 
     Every method raises LimitsUnavailable where the machine does not allow what is asked.
+
+    Attributes:
+        mode: how.
+        refusal: why limits cannot be set, None while nothing speaks against it.
     """
 
     mode: Mode
+    refusal: str | None
 
     def share(self, task: str, limit: Limit) -> None:
         """Bind what the processes of a task use together."""

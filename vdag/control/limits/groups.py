@@ -15,12 +15,12 @@ from vdag.control.limits import cgroups
 from vdag.control.limits.cgroup1 import Cgroup1
 from vdag.control.limits.cgroup2 import Cgroup2
 from vdag.control.limits.cgroups import Kernel, Place
-from vdag.control.limits.enforcement import Claim, Limit, Mode, refused
+from vdag.control.limits.enforcement import Claim, Limit, Mode
 from vdag.errors import LimitsUnavailable
 
 __all__ = ["GroupEnforcer", "Hierarchy"]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Hierarchy(Protocol):
@@ -76,7 +76,7 @@ class GroupEnforcer:
         try:
             self._hierarchy.sweep()
         except OSError as err:
-            _LOG.warning("control groups of an earlier node stay: %s", err)
+            logger.warning("control groups of an earlier node stay: %s", err)
 
     def share(self, task: str, limit: Limit) -> None:
         """Bind the group of a task."""
@@ -91,7 +91,7 @@ class GroupEnforcer:
         hierarchy = self._ready()
         cpus, mems = claim.cpus(), claim.mems()
         if (cpus or mems) and not hierarchy.has_cpuset:
-            raise refused("cpu_set_cpus and cpu_set_mems need the cpuset controller")
+            raise LimitsUnavailable("cpu_set_cpus and cpu_set_mems need the cpuset controller")
         parent = f"{_task_group(claim.task)}/" if claim.task is not None else ""
         group = f"{parent}pid.{claim.pid}"
         former = self._groups.setdefault(claim.pid, group)
@@ -131,7 +131,7 @@ class GroupEnforcer:
 
     def _ready(self) -> Hierarchy:
         if self._hierarchy is None:
-            raise refused(f"limits are not available: {self.refusal}")
+            raise LimitsUnavailable(f"limits are not available: {self.refusal}")
         if not self._open:
             self._start(self._hierarchy)
         return self._hierarchy
@@ -142,7 +142,7 @@ class GroupEnforcer:
         except OSError as err:
             hierarchy.close()
             self.refusal = str(err)
-            raise refused(f"limits are not available: {err}") from err
+            raise LimitsUnavailable(f"limits are not available: {err}") from err
         self._open, self.refusal = True, None
 
     def _amounts(self, limit: Limit) -> tuple[float | None, int | None]:
@@ -158,10 +158,10 @@ def _choose(proc: Path, prefix: str, kernel: Kernel) -> Hierarchy:
     if "cpu" in places and "memory" in places:
         return Cgroup1({c: places[c] for c in cgroups.CONTROLLERS if c in places}, prefix, kernel)
     if (place := places.get("unified")) is None:
-        raise refused("no control groups are mounted")
+        raise LimitsUnavailable("no control groups are mounted")
     there = (cgroups.read(place.path / "cgroup.controllers") or "").split()
     if missing := [c for c in ("cpu", "memory") if c not in there]:
-        raise refused(
+        raise LimitsUnavailable(
             f"control group {place.path} lacks {' and '.join(missing)}: they must be delegated "
             "to the node, under systemd with Delegate=yes"
         )
@@ -176,7 +176,9 @@ def _translated(what: str) -> Iterator[None]:
     except (ProcessLookupError, LimitsUnavailable):
         raise
     except OSError as err:
-        raise refused(f"limits of {what} were refused: {err.strerror}: {err.filename}") from err
+        raise LimitsUnavailable(
+            f"limits of {what} were refused: {err.strerror}: {err.filename}"
+        ) from err
 
 
 def _task_group(task: str) -> str:

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 import psutil
 
-from vdag.control.limits.enforcement import Claim, Limit, Mode, refused
+from vdag.control.limits.enforcement import Claim, Limit, Mode
 from vdag.errors import LimitsUnavailable
 
 __all__ = ["RlimitEnforcer"]
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Added to the niceness of a process with a share of the CPU: cores it shares go to others first.
 _NICER = 5
@@ -58,12 +58,12 @@ class RlimitEnforcer:
     def share(self, task: str, limit: Limit) -> None:
         """Do nothing: what a task shares is bound process by process."""
         if limit.cpu_set_mems is not None:
-            raise refused("cpu_set_mems needs control groups")
+            raise LimitsUnavailable("cpu_set_mems needs control groups")
 
     def apply(self, claim: Claim) -> None:
         """Bind a process."""
         if claim.mems() is not None:
-            raise refused("cpu_set_mems needs control groups")
+            raise LimitsUnavailable("cpu_set_mems needs control groups")
         try:
             former = self._formers.setdefault(claim.pid, _former(claim.pid))
             cpus = self._cpus(claim, former)
@@ -76,7 +76,7 @@ class RlimitEnforcer:
         except LimitsUnavailable:
             raise
         except PermissionError as err:
-            raise refused(f"pid {claim.pid} may not be limited: {err.strerror}") from err
+            raise LimitsUnavailable(f"pid {claim.pid} may not be limited: {err.strerror}") from err
 
     def release(self, pid: int) -> None:
         """Give a process its address space, its cores and, with the right to, its niceness."""
@@ -106,7 +106,7 @@ class RlimitEnforcer:
             try:
                 self.release(pid)
             except OSError as err:
-                _LOG.warning("pid %s stays limited: %s", pid, err.strerror)
+                logger.warning("pid %s stays limited: %s", pid, err.strerror)
 
     def _set_memory(self, pid: int, former: _Former, share: float) -> None:
         # The hard limit stays as it is, for without privilege it could never be raised again.
@@ -121,7 +121,7 @@ class RlimitEnforcer:
         asked = claim.cpus()
         allowed = sorted(former.cpus if asked is None else former.cpus & set(asked))
         if not allowed:
-            raise refused(f"pid {claim.pid} may run on none of the cores {asked}")
+            raise LimitsUnavailable(f"pid {claim.pid} may run on none of the cores {asked}")
         # All processes of a task must come to the same cores, other tasks rather to others.
         shared = _some(allowed, claim.shared.cpu_util_limit, claim.task or "")
         return frozenset(_some(shared, claim.own.cpu_util_limit, str(claim.pid)))
@@ -168,4 +168,4 @@ def _set_niceness(pid: int, niceness: int) -> None:
         _each_thread(pid, lambda thread: os.setpriority(os.PRIO_PROCESS, thread, niceness))
     except PermissionError:
         # Anybody may be nicer; only some may stop being so.
-        _LOG.warning("pid %s keeps its niceness: lowering it needs CAP_SYS_NICE", pid)
+        logger.warning("pid %s keeps its niceness: lowering it needs CAP_SYS_NICE", pid)

@@ -8,14 +8,14 @@ The documents have two generations of it, told apart by the names of the paramet
 The older one, which takes the tasks as `dag_flow` or `flow`, gets its `resource_info` flat, address
 to task; the newer one by role, address and task. A function may leave out what it does not need,
 and may take more by name: `constraint`, `video`, `previous`, `measured`, `fixed`, `cause`, `now_s`
-and `memory`, as in `Question`; `nodes`, `node_state` and `bandwidth`, as in `Surroundings`. Those
-that are built in may take `around` itself, and `profile`.
+and `memory`, as in `Question`; `nodes`, `node_state`, `bandwidth` and `profile`, as in
+`Surroundings`, or `around`, which is these themselves.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,8 +28,8 @@ __all__ = ["Answer", "Policy", "flat_resource_info"]
 OLDER = frozenset({"dag_flow", "flow"})
 #: What says which tasks to place; a function that takes none of these is no policy.
 TASKS = OLDER | {"dag"}
-#: What only policies of ours may take: it does not travel to other processes.
-OURS = frozenset({"around", "profile"})
+#: What has the profile in it, which is large and travels apart from the question.
+KNOWING = frozenset({"around", "profile"})
 
 
 class Answer(NamedTuple):
@@ -58,7 +58,7 @@ class Policy:
     Attributes:
         name: by which it was found.
         function: see above.
-        is_built_in: it is ours, and may look into the scheduler's books.
+        is_built_in: it is ours, and is called where it is asked, with the scheduler's own books.
         parameters: names of what it takes, found out here.
 
     Raises:
@@ -71,14 +71,18 @@ class Policy:
     parameters: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        names = _TOLD.keys() if self.is_built_in else _TOLD.keys() - OURS
-        taken = _read_parameters(self.name, self.function, names)
+        taken = _read_parameters(self.name, self.function)
         object.__setattr__(self, "parameters", taken)
 
     @property
     def is_older(self) -> bool:
         """Whether it is of the older generation, and so gets a flat `resource_info`."""
         return not OLDER.isdisjoint(self.parameters)
+
+    @property
+    def takes_profile(self) -> bool:
+        """Whether it looks into the profile."""
+        return not KNOWING.isdisjoint(self.parameters)
 
     def arguments(self, question: Question) -> dict[str, Any]:
         """Return what it is called with."""
@@ -138,9 +142,7 @@ _TOLD: Mapping[str, Callable[[Question, bool], Any]] = {
 }
 
 
-def _read_parameters(
-    name: str, function: Callable[..., Any], told: Collection[str]
-) -> tuple[str, ...]:
+def _read_parameters(name: str, function: Callable[..., Any]) -> tuple[str, ...]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as err:
@@ -148,7 +150,7 @@ def _read_parameters(
     taken = []
     for each in parameters:
         by_name = each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
-        if by_name and each.name in told:
+        if by_name and each.name in _TOLD:
             taken.append(each.name)
         elif each.default is each.empty and each.kind not in (
             each.VAR_POSITIONAL,

@@ -60,17 +60,26 @@ def calibrate(present: Candidate, outlook: Outlook, held: Collection[str] = ()) 
 def _learn_stays(
     kept: Calibration, present: Candidate, nodes: Sequence[NodeInfo], plain: Outlook
 ) -> None:
-    """Work against what the profile says, then waits against what follows from that work."""
+    """Work against what the profile says, then waits against what follows from that work.
+
+    Work is that on a frame alone: what a batch takes longer does not make a node slow.
+    """
     seen, frames = plain.measured, plain.measured.weight
     for task, node in zip(plain.tasks, nodes, strict=True):
-        compute_s, queue_s = seen.compute_s.get(task), seen.queue_s.get(task)
+        compute_s, queue_s = seen.compute_s.get(task, 0.0), seen.queue_s.get(task)
+        cost = plain.cost(task, present.models[task], present.resolution, node)
+        batch = seen.batch.get(task, 1.0)
+        single_s = compute_s / cost.stretch(batch)
         if compute_s:
-            expected_s = stay_at(present, task, node, plain).compute_s
-            kept.learn_compute(task, node.node_addr, compute_s / expected_s, frames)
+            stay = stay_at(present, task, node, plain)
+            ratio = single_s * stay.stretch / stay.compute_s
+            kept.learn_compute(task, node.node_addr, ratio, frames)
         if queue_s is not None:
             ratio = kept.compute_ratio(task, node.node_addr)
-            expected_s = stay_at(present, task, node, plain, ratio).queue_s
-            ratio = (queue_s + QUEUE_FLOOR_S) / (expected_s + QUEUE_FLOOR_S)
+            stay = stay_at(present, task, node, plain, ratio)
+            if batch > 1.0:  # what larger batches than the load explains take is a wait, too
+                queue_s += max(compute_s - single_s * stay.stretch, 0.0)
+            ratio = (queue_s + QUEUE_FLOOR_S) / (stay.queue_s + QUEUE_FLOOR_S)
             kept.learn_queue(task, node.node_addr, ratio, frames)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vdag.control.profile.costs import MAX_BATCH
+
 __all__ = ["Measured", "read_number"]
 
 #: No frame takes longer, no window is longer, in seconds.
@@ -44,7 +46,9 @@ class Measured:
         obj_n: objects per frame.
         obj_size: their mean area in square pixels at 1080p.
         obj_speed: pixels per second at 1080p.
-        compute_s: task to mean seconds of work; `queue_s` and `transfer_s` likewise.
+        compute_s: task to mean seconds of work on the batch that a frame was in; `queue_s` and
+            `transfer_s` likewise of waits and ways.
+        batch: task to frames of a batch, 1 to `MAX_BATCH`; 1 for tasks that it does not name.
         home_s: of the way home.
         is_changed: delays have changed at once, and the window began with that.
     """
@@ -64,6 +68,7 @@ class Measured:
     transfer_s: Mapping[str, float] = field(default_factory=dict)
     home_s: float | None = None
     is_changed: bool = False
+    batch: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, runtime: Any) -> Measured:
@@ -94,6 +99,7 @@ class Measured:
             _read_parts(parts.get("transfer_delay")),
             read_number(runtime.get("home_delay"), MOST_S),
             runtime.get("changed") is True,
+            _read_batches(parts.get("batch")),
         )
 
     @property
@@ -136,12 +142,17 @@ def _read_frames(runtime: Mapping[str, Any], delay_s: float | None) -> float:
     return read_number(runtime["frames"], MOST_FRAMES) or 0.0
 
 
-def _read_parts(document: Any) -> dict[str, float]:
+def _read_parts(document: Any, most: float = MOST_S) -> dict[str, float]:
     if not isinstance(document, Mapping):
         return {}
     found = {}
     for task in [*document][:MOST_TASKS]:
-        seconds = read_number(document[task], MOST_S)
-        if isinstance(task, str) and seconds is not None:
-            found[task] = seconds
+        number = read_number(document[task], most)
+        if isinstance(task, str) and number is not None:
+            found[task] = number
     return found
+
+
+def _read_batches(document: Any) -> dict[str, float]:
+    found = _read_parts(document, MOST_FRAMES)
+    return {task: min(max(batch, 1.0), MAX_BATCH) for task, batch in found.items()}

@@ -28,6 +28,7 @@ from vdag.control.scheduling.events import NodeInfo
 from vdag.control.scheduling.instructions import Question
 from vdag.control.scheduling.surroundings import TaskLoad
 from vdag.errors import PlanError
+from vdag.plan import VideoConf
 from vdag.sampling import RESOLUTIONS
 
 __all__ = ["FULL", "RATES", "Outlook", "Room"]
@@ -157,7 +158,9 @@ class Outlook:
 
     @cached_property
     def resolutions(self) -> tuple[str, ...]:
-        """Resolutions that do not invent pixels, smallest first; at least the smallest."""
+        """Resolutions that do not invent pixels, smallest first; or the one that has to be."""
+        if self._fixed is not None:
+            return (self._fixed.resolution,)
         video = self.question.video
         if not (video.width > 0 and video.height > 0):
             return tuple(RESOLUTIONS)
@@ -176,10 +179,16 @@ class Outlook:
 
     @cached_property
     def rates(self) -> tuple[float, ...]:
-        """Frames per second that the camera gives, slowest first; at least one."""
+        """Frames per second that the camera gives, slowest first; or those that have to be."""
+        if self._fixed is not None:
+            return (self._fixed.fps,)
         if self.cam_fps is None or self.cam_fps >= RATES[-1]:
             return RATES
         return (*(rate for rate in RATES if rate < self.cam_fps), self.cam_fps)
+
+    @property
+    def _fixed(self) -> VideoConf | None:
+        return self.question.constraint.video_conf
 
     @cached_property
     def nodes(self) -> tuple[NodeInfo, ...]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vdag.control.prediction.calibration import QUEUE_FLOOR_S
 from vdag.control.prediction.candidates import Candidate, Prediction, TaskPrediction
 from vdag.control.prediction.outlook import FULL, Outlook
-from vdag.control.prediction.queueing import MAX_BUSY, Z95, wait_at
+from vdag.control.prediction.queueing import MAX_BUSY, Z95, gather
 from vdag.control.prediction.ways import HOP_S, WAY_S, codec_s, finite, link_time, shares
 from vdag.control.scheduling.events import NodeInfo
 from vdag.control.scheduling.instructions import Question
@@ -62,6 +62,7 @@ class Stay(NamedTuple):
         own: workers that this query would keep busy.
         share: how many it may.
         utilisation: of the workers, by all queries.
+        stretch: how many times as long work takes as on a frame alone, for it is in a batch.
     """
 
     queue_s: float
@@ -71,6 +72,7 @@ class Stay(NamedTuple):
     own: float
     share: float
     utilisation: float
+    stretch: float = 1.0
 
 
 class Course(NamedTuple):
@@ -203,20 +205,23 @@ def stay_at(
     work_s = max(cost.mean_s(obj_n) * ratio, LEAST_WORK_S)
     deviation_s = max(cost.compute_p95_s - cost.compute_s, 0.0) * ratio / Z95
     room = outlook.room(task, node)
-    own = candidate.fps * work_s
+    own = candidate.fps * (work_s * cost.busy_share)
     busy = min(own, MAX_BUSY * room.total)
     others = max(min(room.others, FULL * room.total - busy), 0.0)
-    mean_s, var_s2 = wait_at(work_s, deviation_s**2, room.total, busy, others)
+    mean_s, var_s2, stretch = gather(
+        work_s, deviation_s**2, room.total, busy, others, cost.busy_share
+    )
     waited = outlook.calibration.queue_ratio(task, node.node_addr)
     queue_s = max((mean_s + QUEUE_FLOOR_S) * waited - QUEUE_FLOOR_S, 0.0)
     return Stay(
         queue_s,
         var_s2 * waited * waited,
-        work_s,
-        deviation_s**2,
+        work_s * stretch,
+        deviation_s**2 * (stretch * stretch),
         own,
         room.share,
         (own + room.others) / room.total,
+        stretch,
     )
 
 

@@ -9,6 +9,13 @@ that is alone at the workers comes in even steps, many cameras together come as 
 
 The wait of those that wait at all is nearly exponential, which gives its variance. All is plain
 arithmetic, so that the same lines do for numbers and for arrays of them.
+
+A worker that takes batches has the frames that came during one in the next. How large they get
+follows from the load. If a frame of the best batch takes the share `q` of what it takes alone, each
+further frame of a batch adds at most `q`; where as many come as go, a batch takes `(1 - q) / (1 -
+rho)` times as long as a frame alone. Below 1 there are no batches. A frame waits as if frames were
+worked on one by one, but no longer than for half of the batch that is under way and, as full ones
+leave some behind, what it would wait at their load.
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MAX_BUSY", "Z95", "wait_at"]
+__all__ = ["MAX_BUSY", "Z95", "gather", "wait_at"]
 
 #: Beyond this the formulas have no meaning: the queue would grow for as long as it may.
 MAX_BUSY = 0.98
@@ -51,3 +58,36 @@ def wait_at(
     drain_s = service_s / (workers * (1 - rho))
     mean_s = share * waits * drain_s
     return mean_s, mean_s * (2 * share * drain_s - mean_s)
+
+
+def gather(
+    service_s: float,
+    service_var_s2: float,
+    workers: float,
+    own: float,
+    others: float,
+    busy_share: float,
+) -> tuple[float, float, float]:
+    """Return mean and variance of the wait where batches may form, and how much longer they take.
+
+    Args:
+        service_s: mean seconds of a frame alone; the others as of `wait_at`.
+        service_var_s2: its variance.
+        workers: at least 1.
+        own: workers that this query keeps busy, above 0, with frames in the best batches.
+        others: likewise other queries.
+        busy_share: what a frame there takes of a worker over what one alone takes; 1: no batches.
+    """
+    busy = own + others
+    mean_s, var_s2 = wait_at(service_s, service_var_s2, workers, own, others)
+    if busy_share >= 1.0:
+        return mean_s, var_s2, 1.0
+    stretch = max((1 - busy_share) / (1 - busy / workers), 1.0)
+    batch_s = service_s * stretch
+    more = min(1 / busy_share, MAX_BUSY * workers / (busy + 1e-12))
+    single_s, single_var_s2 = wait_at(service_s, service_var_s2, workers, own * more, others * more)
+    # A frame may come at any moment of the batch under way.
+    mean_s, var_s2 = mean_s + 0.5 * batch_s, var_s2 + batch_s * batch_s / 12
+    if single_s < mean_s:
+        mean_s, var_s2 = single_s, single_var_s2
+    return mean_s, var_s2, stretch

@@ -1,15 +1,17 @@
-"""Rows: what a profile says of a task over all resolutions, as arrays.
+"""Rows: what a profile says of tasks over all resolutions, as arrays.
 
 A profile has what was measured before, which rarely changes, and what nodes teach, which changes
-with every report. The first is kept here as arrays, by the profile's version, and shared by all
-nodes of which the same is known; the second is a factor, and goes on top each time. So nothing is
-ever out of date, and a decision does not have to ask for hundreds of numbers one by one.
+with every report. The first is kept here as arrays while the profile's version stays, and shared by
+all nodes of which the same is known; the second goes on top each time. So nothing is ever out of
+date, and a decision does not have to ask for hundreds of numbers one by one.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,144 +20,136 @@ from numpy.typing import NDArray
 
 from vdag.control.prediction.outlook import UNKNOWN, Outlook
 from vdag.control.profile import Cost, Profile
-from vdag.control.profile.costs import MAX_COMPUTE_S, MIN_COMPUTE_S, pixels_of
-from vdag.control.profile.learning import MAX_LOG, Learned
+from vdag.control.profile.costs import pixels_of
+from vdag.control.profile.learning import Learned
 from vdag.control.scheduling.events import NodeInfo
 
-__all__ = ["accuracy_row", "cost_rows"]
+__all__ = ["Models", "accuracy_rows", "corrections", "cost_blocks"]
 
-#: Rows of a profile; beyond, they are made anew.
+#: Arrays of a profile; beyond, they are made anew.
 MAX_ROWS = 20_000
 
 Array = NDArray[np.float64]
+#: Models of each task.
+Models = tuple[tuple[int, ...], ...]
 
 
 @dataclass(slots=True)
-class _Row:
-    """A row, and the version of the profile that it is of."""
+class _Rows:
+    """Arrays of a profile, and the version that they are of."""
 
     version: int
-    values: Array
+    arrays: dict[Any, Array] = field(default_factory=dict)
 
 
-_ROWS: WeakKeyDictionary[Profile, dict[Any, _Row]] = WeakKeyDictionary()
+_ROWS: WeakKeyDictionary[Profile, _Rows] = WeakKeyDictionary()
 
 
-def cost_rows(
-    outlook: Outlook,
-    models: tuple[tuple[int, ...], ...],
-    had: list[list[tuple[int, ...]]],
-    nodes: tuple[NodeInfo, ...],
-    resolutions: tuple[str, ...],
-) -> Array:
-    """Return, of all tasks: seconds without objects, per object, deviation, objects, bytes out.
+def cost_blocks(
+    outlook: Outlook, models: Models, had: Sequence[Models], nodes: Sequence[NodeInfo]
+) -> list[Array]:
+    """Return what each node takes, rows as `forecast_terms.COSTS`.
 
     Args:
-        outlook: with the tasks.
+        outlook: with the tasks and resolutions.
         models: of each task.
-        had: those of each task that each node has.
+        had: those that each node has.
         nodes: in their order.
-        resolutions: likewise.
 
     Returns:
-        Float64 `(5, task, resolution, model, node)`; NaN for models that are not had.
+        Per node float64 `(6, task, resolution, model)`, NaN for models that are not had; without
+        what nodes have taught; for reading.
     """
-    profile, tasks = outlook.profile, outlook.tasks
-    places = tuple(profile.place(node) for node in nodes)
-    key = (tasks, places, models, tuple(map(tuple, had)), resolutions)
-    rows = _ROWS.setdefault(profile, {})
-    row = rows.get(key)
-    if row is None or row.version != profile.version:
-        shape = (len(tasks), max(map(len, models)), len(nodes), len(resolutions), 5)
-        values = np.full(shape, np.nan)
-        for t, task in enumerate(tasks):
-            for n, node in enumerate(nodes):
-                for m, model_id in enumerate(models[t]):
-                    if model_id in had[t][n]:
-                        values[t, m, n] = _prior_row(profile, task, model_id, node, resolutions)
-        values = values.transpose(4, 0, 3, 1, 2).copy()
-        row = _keep(rows, key, _Row(profile.version, values))
-    return _taught(outlook, row.values, models, nodes, resolutions)
+    profile, arrays = outlook.profile, _arrays_of(outlook.profile)
+    kind, found = (outlook.tasks, models, outlook.resolutions), []
+    for node, has in zip(nodes, had, strict=True):
+        key = (kind, profile.place(node), has)
+        block = arrays.get(key)
+        if block is None:
+            block = arrays[key] = _block(outlook, models, has, node)
+        found.append(block)
+    return found
 
 
-def _taught(
-    outlook: Outlook,
-    prior: Array,
-    models: tuple[tuple[int, ...], ...],
-    nodes: tuple[NodeInfo, ...],
-    resolutions: tuple[str, ...],
-) -> Array:
-    """Return rows with what the nodes have taught on top, as `Learned.applied` has it."""
-    profile = outlook.profile
-    all_learned = [
-        [profile.learned(task, node) for node in nodes]
-        if profile.knows(task)
-        else [Learned()] * len(nodes)
-        for task in outlook.tasks
-    ]
-    tail = np.array([[each.tail for each in row] for row in all_learned])[:, None, None]
-    plain = np.array([[each.log_factor for each in row] for row in all_learned])
-    log = np.repeat(plain[:, None, None], len(resolutions), axis=1)
-    log = np.repeat(log, prior.shape[3], axis=2)
-    for t, row in enumerate(all_learned):
-        for n, learned in enumerate(row):
-            for (model_id, pixels), more in learned.corrections.items():
-                if model_id in models[t]:
-                    at = [r for r, name in enumerate(resolutions) if pixels_of(name) == pixels]
-                    log[t, at, models[t].index(model_id), n] += more
-    factor = np.exp(np.clip(log, -MAX_LOG, MAX_LOG))
-    compute = np.clip(prior[0] * factor, MIN_COMPUTE_S, MAX_COMPUTE_S)
-    slope = np.minimum(prior[1] * factor, MAX_COMPUTE_S)
-    seen = (tail - 1.0) * (compute + slope * prior[3])
-    more = np.where(tail > 0, seen, prior[2] * factor)
-    more = np.minimum(more, MAX_COMPUTE_S - compute)
-    return np.stack([compute, slope, more, prior[3], prior[4]])
+def _block(outlook: Outlook, models: Models, has: Models, node: NodeInfo) -> Array:
+    names = outlook.resolutions
+    values = np.full((len(models), max(map(len, models)), len(names), 6), np.nan)
+    for t, task in enumerate(outlook.tasks):
+        for m, model_id in enumerate(models[t]):
+            if model_id in has[t]:
+                prior = outlook.profile.prior
+                costs = [prior(task, model_id, name, node) or UNKNOWN for name in names]
+                values[t, m] = [_numbers(cost) for cost in costs]
+    return np.ascontiguousarray(values.transpose(3, 0, 2, 1))
 
 
-def _prior_row(
-    profile: Profile, task: str, model_id: int, node: NodeInfo, resolutions: tuple[str, ...]
-) -> Array:
-    rows = _ROWS.setdefault(profile, {})
-    key = (task, model_id, profile.place(node), resolutions)
-    row = rows.get(key)
-    if row is None or row.version != profile.version:
-        costs = [profile.prior(task, model_id, name, node) or UNKNOWN for name in resolutions]
-        values = np.array([_numbers(cost) for cost in costs])
-        row = _keep(rows, key, _Row(profile.version, values))
-    return row.values
-
-
-def _numbers(cost: Cost) -> tuple[float, float, float, float, float]:
+def _numbers(cost: Cost) -> tuple[float, ...]:
     deviation_s = max(cost.compute_p95_s - cost.compute_s, 0.0)
-    return cost.compute_s, cost.per_object_s, deviation_s, cost.obj_n, cost.out_nbytes
+    busy_share = cost.busy_share if cost.batches else 0.0
+    return cost.compute_s, cost.per_object_s, deviation_s, cost.obj_n, cost.out_nbytes, busy_share
 
 
-def accuracy_row(
-    outlook: Outlook,
-    task: str,
-    model_id: int,
-    resolutions: tuple[str, ...],
-    rates: tuple[float, ...],
-) -> Array:
-    """Return the accuracy of a task, float64 `(resolutions, rates)`, for reading."""
-    rows = _ROWS.setdefault(outlook.profile, {})
-    seen = outlook.measured
-    scene = (_octave(seen.obj_size), _octave(seen.obj_speed), outlook.cam_fps)
-    key = (task, model_id, resolutions, rates, scene)
+def corrections(
+    learned: Sequence[Sequence[Learned]], models: Models, resolutions: tuple[str, ...]
+) -> Iterator[tuple[int, float]]:
+    """Yield what nodes have taught of single models and resolutions, as `Learned.applied` has it.
+
+    Args:
+        learned: by task and node.
+        models: of each task.
+        resolutions: in their order.
+
+    Yields:
+        Index into `(task, resolution, model, node)`, and a logarithm.
+    """
+    size = max(map(len, models))
+    for t, row in enumerate(learned):
+        places, first = _places(models[t], resolutions, size), t * len(resolutions) * size
+        for n, each in enumerate(row):
+            for name, log in each.corrections.items():
+                for at in places.get(name, ()):
+                    yield (first + at) * len(row) + n, log
+
+
+@lru_cache(maxsize=256)
+def _places(
+    models: tuple[int, ...], resolutions: tuple[str, ...], size: int
+) -> dict[tuple[int, int], list[int]]:
+    """Return model and pixels to indexes into `(resolution, model)`, of `size` models."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for r, name in enumerate(resolutions):
+        for m, model_id in enumerate(models):
+            found.setdefault((model_id, pixels_of(name)), []).append(r * size + m)
+    return found
+
+
+def accuracy_rows(outlook: Outlook, models: Models) -> list[list[Array]]:
+    """Return the accuracy of each task and model, float64 `(resolution, rate)`, for reading."""
+    arrays, seen = _arrays_of(outlook.profile), outlook.measured
     # The profile takes scenes that are as much alike for the same.
-    row, version = rows.get(key), outlook.profile.version
-    if row is None or row.version != version:
-        values = outlook.accuracies(task, model_id, resolutions, rates)
-        row = _keep(rows, key, _Row(version, np.clip(np.array(values), 0.0, 1.0)))
-    return row.values
+    scene = (_octave(seen.obj_size), _octave(seen.obj_speed), outlook.cam_fps)
+    kind = (outlook.resolutions, outlook.rates, scene)
+    found = []
+    for task, known in zip(outlook.tasks, models, strict=True):
+        row = []
+        for model_id in known:
+            key = (task, model_id, kind)
+            values = arrays.get(key)
+            if values is None:
+                grid = outlook.accuracies(task, model_id, outlook.resolutions, outlook.rates)
+                values = arrays[key] = np.clip(np.array(grid, dtype=np.float64), 0.0, 1.0)
+            row.append(values)
+        found.append(row)
+    return found
 
 
 def _octave(value: float | None) -> int | None:
     return None if value is None else round(8 * math.log2(value)) if value > 1e-6 else -1 << 19
 
 
-def _keep(rows: dict[Any, _Row], key: Any, row: _Row) -> _Row:
-    if len(rows) >= MAX_ROWS:
-        rows.clear()
-    rows[key] = row
-    return row
+def _arrays_of(profile: Profile) -> dict[Any, Array]:
+    """Return what is known of a profile as it is now."""
+    rows = _ROWS.get(profile)
+    if rows is None or rows.version != profile.version or len(rows.arrays) >= MAX_ROWS:
+        rows = _ROWS[profile] = _Rows(profile.version)
+    return rows.arrays

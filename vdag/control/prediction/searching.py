@@ -5,29 +5,21 @@ which does not depend on nodes. From the best down, each is first held against a
 placement of it can beat: all tasks at the host, or one shortest way and the fastest node for each.
 Only what passes is looked at placement by placement. The first configuration with a placement that
 will do is the best, so most are never looked at, and none is left out that could have been it.
+The work is done by `native.forecast`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vdag import _native as native
 from vdag.control.prediction.candidates import Candidate
-from vdag.control.prediction.evaluating import (
-    crowding_of,
-    delays,
-    moves_of,
-    placements,
-    prices_of,
-    under_way,
-)
-from vdag.control.prediction.queueing import Z95
-from vdag.control.prediction.tables import Array, Ints, Tables
+from vdag.control.prediction.tables import Config, Tables
 
 __all__ = [
     "ACCURACY_STEP",
@@ -47,22 +39,14 @@ __all__ = [
 ACCURACY_STEP = 0.01
 #: What a rung of the ladder adds.
 RUNG_STEP = 0.005
-#: Configurations that are looked at placement by placement.
-MAX_LOOKS = 64
-#: A closer bound, which costs more, is worked out for so many at a time: the first will mostly do.
-FIRST_CHUNK, CHUNK = 8, 64
 #: How far the best of all delays may be missed by a plan of better quality, if none is in time.
 SLACK = 1.05
-#: Candidates that are told about because they would have been better.
-RUNNERS_UP = 2
 #: In place of no limit and of one of 0, where something is divided by it.
 NO_LIMIT_S, LEAST_LIMIT_S = 1e6, 1e-6
 #: What rounding may be off by.
 EPSILON = 1e-9
 
 Refuse = Callable[[Candidate], bool]
-#: Indexes of resolution, rate and combination of models.
-Config = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,18 +101,11 @@ def search(tables: Tables, aim: Aim) -> Found | None:
     second; then that with the least work; then that whose tasks move least and run nearest to the
     video; then the fastest.
     """
-    near: list[Candidate] = []
-    possible = islice(_possible(tables, aim, _ranked(tables, aim)), MAX_LOOKS)
-    for looks, (r, f, c) in enumerate(possible, start=1):
-        found, fastest = _look(tables, aim, r, f, c)
-        if found is not None:
-            placed, delay_s, p95_s = found
-            candidate = tables.candidate(r, f, c, placed)
-            accuracy = float(tables.accuracy[r, f, c])
-            return Found(candidate, delay_s, p95_s, accuracy, looks, tuple(near))
-        if fastest is not None and len(near) < RUNNERS_UP:
-            near.append(tables.candidate(r, f, c, fastest))
-    return None
+    found = tables.forecast.search(_goal(tables, aim), _refusal(tables, aim))
+    if found.hit is None:
+        return None
+    near = tuple(tables.candidate(*each) for each in found.near)
+    return _found(tables, found.hit, found.looks, near)
 
 
 def place(tables: Tables, aim: Aim, config: Config) -> tuple[Found | None, Candidate | None]:
@@ -137,17 +114,15 @@ def place(tables: Tables, aim: Aim, config: Config) -> tuple[Found | None, Candi
     Returns:
         One of the two, or neither if nothing can run the configuration.
     """
-    found, fastest = _look(tables, aim, *config)
-    if found is None:
-        return None, None if fastest is None else tables.candidate(*config, fastest)
-    placed, delay_s, p95_s = found
-    accuracy = float(tables.accuracy[config])
-    return Found(tables.candidate(*config, placed), delay_s, p95_s, accuracy, 1), None
+    hit, fastest = tables.forecast.place(_goal(tables, aim), config, _refusal(tables, aim))
+    if hit is None:
+        return None, None if fastest is None else tables.candidate(config, fastest)
+    return _found(tables, hit, 1), None
 
 
 def ladder(tables: Tables) -> list[Config]:
     """Return configurations of rising quality: none below has more accuracy, or takes more work."""
-    accuracy, work = tables.accuracy, _least_work(tables)
+    accuracy, work = tables.accuracy, tables.forecast.work()
     steps = np.floor(accuracy.ravel() / RUNG_STEP)
     order = np.lexsort((-steps, work.ravel()))
     highest = np.maximum.accumulate(steps[order])
@@ -164,133 +139,38 @@ def search_closest(tables: Tables, aim: Aim) -> Found:
     rate, so the slowest one tells how close it can be.
     """
     limit_s = min(max(aim.limit_s, LEAST_LIMIT_S), NO_LIMIT_S)
-    best, closest = math.inf, None
-    bounds = _bounds(tables, math.inf)[:, 0, :] / limit_s
-    for index in np.argsort(bounds, axis=None, kind="stable"):
-        r, c = divmod(int(index), bounds.shape[1])
-        if bounds[r, c] >= best:
-            break
-        off, placed = _least_off(tables, limit_s, r, 0, c)
-        if off < best and placed is not None:
-            best, closest = off, (r, c, placed)
+    closest = tables.forecast.closest(limit_s, free_only=tables.free_only)
     assert closest is not None, "every task is offered somewhere, so something can be run"
-    factor = max(best, 1.0) * SLACK
+    off, hit = closest
+    factor = max(off, 1.0) * SLACK
     wider = replace(aim, limit_s=limit_s * factor, least=0.0, crowding=factor, refuse=None)
     found = search(tables, wider)
-    if found is not None:
-        return found
-    r, c, placed = closest
-    delay, p95 = delays(tables, r, 0, c, placed[None])
-    accuracy = float(tables.accuracy[r, 0, c])
-    return Found(tables.candidate(r, 0, c, placed), float(delay[0]), float(p95[0]), accuracy, 0)
+    return _found(tables, hit, 0) if found is None else found
 
 
-def _ranked(tables: Tables, aim: Aim) -> Ints:
-    """Return the configurations that may do, best first, `(configuration, 3)`."""
-    accuracy = tables.accuracy
-    may = accuracy >= aim.least - EPSILON
-    if aim.only is not None:
-        may &= aim.only
-    if not may.any():
-        return np.empty((0, 3), dtype=np.intp)
-    may &= _bounds(tables, aim.crowding) <= aim.limit_s * (1 + EPSILON)
-    configs = np.argwhere(may)
-    r, f, c = configs.T
-    found = accuracy[r, f, c]
-    steps = np.floor(found / ACCURACY_STEP + EPSILON)
-    steps[found >= aim.enough - EPSILON] = math.floor(1 / ACCURACY_STEP) + 1
-    work = _least_work(tables)[r, f, c]
-    return configs[np.lexsort((work, -f, -steps))]
+def _goal(tables: Tables, aim: Aim) -> native.forecast.Goal:
+    return native.forecast.Goal(
+        aim.limit_s,
+        aim.enough,
+        aim.least,
+        aim.crowding,
+        tables.free_only,
+        aim.fewest_moves,
+        tuple(tables.indexes_of(aim.present, -2)),
+        aim.only,
+    )
 
 
-def _least_work(tables: Tables) -> Array:
-    """Return the fewest workers that a configuration keeps busy."""
-    if ("work",) not in tables.notes:
-        tables.notes["work",] = _summed(tables, np.fmin.reduce(tables.own, axis=-1))
-    return tables.notes["work",]
+def _refusal(tables: Tables, aim: Aim) -> Callable[[Config, tuple[int, ...]], bool] | None:
+    refuse = aim.refuse
+    if refuse is None:
+        return None
+    return lambda config, placed: refuse(tables.candidate(config, placed))
 
 
-def _summed(tables: Tables, by_model: Array) -> Array:
-    """Return sums over tasks: `(task, resolution, rate, model)` to `(resolution, rate, combo)`."""
-    parts = [part[:, :, tables.combos[:, t]] for t, part in enumerate(by_model)]
-    return np.asarray(np.add.reduce(parts))
-
-
-def _bounds(tables: Tables, crowding: float) -> Array:
-    """Return a 95th percentile that no placement of a configuration is below."""
-    key = ("bounds", crowding, tables.free_only)
-    if key not in tables.notes:
-        tables.notes[key] = _bound(tables, crowding)
-    return tables.notes[key]
-
-
-def _bound(tables: Tables, crowding: float) -> Array:
-    fits = tables.crowding <= crowding + EPSILON
-    mean = np.where(fits, tables.mean, np.inf)
-    var = np.where(fits, tables.var, np.inf)
-    n = tables.host_index
-    fastest, calmest = mean.min(-1), var.min(-1)
-    way, way_var = tables.shortest_way(crowding)
-    spread = Z95 * tables.outlook.calibration.spread_ratio
-    worst = np.zeros(tables.accuracy.shape)
-    for branch in tables.outlook.branches:
-        picks = [(t, tables.combos[:, t]) for t in branch]
-        away = way[:, :, None] + np.add.reduce([fastest[t][:, :, pick] for t, pick in picks])
-        spare = way_var[:, :, None] + np.add.reduce([calmest[t][:, :, pick] for t, pick in picks])
-        bound = away + spread * np.sqrt(spare)
-        if n >= 0:
-            here = np.add.reduce([mean[t][..., n][:, :, pick] for t, pick in picks])
-            calm = np.add.reduce([var[t][..., n][:, :, pick] for t, pick in picks])
-            bound = np.minimum(bound, here + spread * np.sqrt(calm))
-        worst = np.maximum(worst, bound)
-    return worst
-
-
-def _possible(tables: Tables, aim: Aim, configs: Ints) -> Iterator[Config]:
-    """Yield those of some configurations for which the fastest way of a frame is within an aim."""
-    spread, size = Z95 * tables.outlook.calibration.spread_ratio, FIRST_CHUNK
-    while len(configs):
-        chunk, configs, size = configs[:size], configs[size:], CHUNK
-        delay_s, var_s2 = tables.shortest(chunk, aim.crowding)
-        flying = under_way(tables, chunk[:, 1], delay_s)
-        may = delay_s + spread * np.sqrt(var_s2) <= aim.limit_s * (1 + EPSILON)
-        for r, f, c in chunk[may & (flying <= aim.crowding + EPSILON)]:
-            yield int(r), int(f), int(c)
-
-
-def _look(
-    tables: Tables, aim: Aim, r: int, f: int, c: int
-) -> tuple[tuple[Ints, float, float] | None, Ints | None]:
-    """Return the best placement of a configuration that an aim allows, and its delays.
-
-    Returns:
-        None for no such placement, and then the fastest of those there are.
-    """
-    placed = placements(tables, r, f, c, aim.crowding)
-    if not len(placed):
-        return None, None
-    delay, p95 = delays(tables, r, f, c, placed)
-    good = (p95 <= aim.limit_s) & (under_way(tables, f, delay) <= aim.crowding + EPSILON)
-    if good.any():
-        good &= crowding_of(tables, r, f, c, placed) <= aim.crowding + EPSILON
-    chosen = np.flatnonzero(good)
-    if not len(chosen):
-        return None, placed[np.argmin(p95)]
-    moves, cost = moves_of(tables, aim.present, placed[chosen]), prices_of(tables, placed[chosen])
-    keys = (p95[chosen], cost, moves) if aim.fewest_moves else (p95[chosen], moves, cost)
-    for i in chosen[np.lexsort(keys)]:
-        if aim.refuse is None or not aim.refuse(tables.candidate(r, f, c, placed[i])):
-            return (placed[i], float(delay[i]), float(p95[i])), None
-    return None, placed[np.argmin(p95)]
-
-
-def _least_off(tables: Tables, limit_s: float, r: int, f: int, c: int) -> tuple[float, Ints | None]:
-    """Return how far the best placement of a configuration is off, and that placement."""
-    placed = placements(tables, r, f, c, math.inf)
-    if not len(placed):
-        return math.inf, None
-    delay, p95 = delays(tables, r, f, c, placed)
-    use = np.maximum(crowding_of(tables, r, f, c, placed), under_way(tables, f, delay))
-    off = np.maximum(p95 / limit_s, use)
-    i = int(np.argmin(off))
-    return float(off[i]), placed[i]
+def _found(
+    tables: Tables, hit: native.forecast.Hit, looks: int, near: tuple[Candidate, ...] = ()
+) -> Found:
+    accuracy = float(tables.accuracy[hit.config])
+    candidate = tables.candidate(hit.config, hit.placed)
+    return Found(candidate, hit.delay_s, hit.p95_s, accuracy, looks, near)

@@ -191,6 +191,7 @@ class Profile:
         frames: float,
         *,
         obj_n: float | None = None,
+        batch: float = 1.0,
     ) -> bool:
         """Take in what frames took on a node; return whether that was believed.
 
@@ -201,16 +202,17 @@ class Profile:
             model_id: which of its models.
             resolution: of the frames.
             node: where it ran.
-            compute_s: mean seconds per frame, its objects and all.
+            compute_s: mean seconds of the batches that the frames were in, objects and all.
             compute_p95_s: what 95 % of the frames did not exceed.
             frames: how many there were.
             obj_n: objects per frame; None for as many as when the profile was measured.
+            batch: mean of the frames in a batch; 0 for not said.
 
         Raises:
             ConfigError: the resolution is none.
         """
         pixels = pixels_of(resolution)
-        report = read_report(compute_s, compute_p95_s, frames, obj_n)
+        report = read_report(compute_s, compute_p95_s, frames, obj_n, batch)
         if report is None or not 0 < len(task) <= MAX_NAME:
             return False
         cost = self._costs.prior(task, model_id, pixels, node)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vdag.control.profile import ANY, FrameSize, Profile
 from vdag.control.profile.cells import CellFolder, CellKey, CellRecord, fastest
+from vdag.control.profile.costs import MAX_BATCH
 from vdag.control.profile.measuring import (
     Clip,
     accuracies_of,
@@ -48,6 +49,8 @@ class Wanted:
             the machine does only adds to it.
         exclude_load: leave out the time in which other processes had the cores.
         device: where models run.
+        engine: what runs them.
+        batches: sizes of batches to be measured; empty for all that save anything.
         place: a node's address, a role, or empty for anywhere.
 
     Raises:
@@ -64,6 +67,8 @@ class Wanted:
     repeat: int = 1
     exclude_load: bool = False
     device: str = "auto"
+    engine: str = "onnx"
+    batches: tuple[int, ...] = ()
     place: str = ANY
 
     def __post_init__(self) -> None:
@@ -79,6 +84,9 @@ class Wanted:
             raise ConfigError(f"frames is {self.frames}, expected 10 to 10000")
         if not 1 <= self.repeat <= 100:
             raise ConfigError(f"repeat is {self.repeat}, expected 1 to 100")
+        for batch in self.batches:
+            if not 1 <= batch <= MAX_BATCH:
+                raise ConfigError(f"batch is {batch}, expected 1 to {MAX_BATCH}")
         if not self.video.is_file():
             raise ConfigError(f"cannot read {self.video}: no such file")
         for task in self.tasks:
@@ -137,6 +145,7 @@ class Campaign:
             clip=f"{wanted.video.name}, {status.st_size} bytes",
             frames=wanted.frames,
             device=wanted.device,
+            engine=wanted.engine,
         )
 
     def begin(self, *, resume: bool) -> None:
@@ -171,6 +180,8 @@ class Campaign:
                 step.key,
                 self.clip,
                 device=self.wanted.device,
+                engine=self.wanted.engine,
+                batches=self.wanted.batches,
                 exclude_load=self.wanted.exclude_load,
                 advance=advance,
             )
@@ -197,7 +208,9 @@ class Campaign:
         task, model_id, resolution = step.key.task, step.key.model_id, step.key.resolution
         profile.put_cost(task, model_id, resolution, cost_of(record), self.wanted.place)
         self._judge(profile, record)
-        profile.about = {**profile.about, **this_machine(), "video": self._videos(profile)}
+        engine = f"{self.wanted.engine} on {self.wanted.device}"
+        told = {**this_machine(), "engine": engine, "video": self._videos(profile)}
+        profile.about = {**profile.about, **told}
 
     def finish(self) -> None:
         """Remove the cells, whose use is over."""

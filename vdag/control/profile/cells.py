@@ -14,7 +14,16 @@ from vdag.control.profile.files import read_bounded, write_atomically
 from vdag.control.profile.matching import Findings
 from vdag.errors import ConfigError
 
-__all__ = ["CellFolder", "CellKey", "CellRecord", "Found", "SizeRecord", "fastest", "pack"]
+__all__ = [
+    "BatchRecord",
+    "CellFolder",
+    "CellKey",
+    "CellRecord",
+    "Found",
+    "SizeRecord",
+    "fastest",
+    "pack",
+]
 
 #: Largest file of a cell that is read.
 MAX_NBYTES = 64 << 20
@@ -48,6 +57,15 @@ class Found(msgspec.Struct, frozen=True):
     judges: bool = False
 
 
+class BatchRecord(msgspec.Struct, frozen=True):
+    """What batches of one size took: seconds, and memory of the process and of its GPU."""
+
+    batch: int
+    seconds: float
+    mem_nbytes: int = 0
+    device_nbytes: int = 0
+
+
 class CellRecord(msgspec.Struct, frozen=True):
     """What was measured of a cell.
 
@@ -58,6 +76,8 @@ class CellRecord(msgspec.Struct, frozen=True):
         out_nbytes: bytes of each frame's results.
         mem_nbytes: of the worker, resident, the most.
         found: what was found in each frame; None for a task whose results cannot be compared.
+        alone_s: of a frame where batches were measured; 0 if they were not.
+        batches: by size, the smallest first.
     """
 
     key: CellKey
@@ -66,6 +86,8 @@ class CellRecord(msgspec.Struct, frozen=True):
     out_nbytes: list[int]
     mem_nbytes: int
     found: list[Found] | None = None
+    alone_s: float = 0.0
+    batches: list[BatchRecord] = []
 
     def findings(self) -> list[Findings] | None:
         """Return what was found in each frame."""
@@ -78,6 +100,7 @@ class _Front(msgspec.Struct, frozen=True):
     clip: str
     frames: int
     device: str
+    engine: str = "onnx"
 
 
 class CellFolder:
@@ -88,11 +111,14 @@ class CellFolder:
         clip: what tells the video from another one.
         frames: of it that are used.
         device: where models run.
+        engine: what runs them.
     """
 
-    def __init__(self, folder: Path, *, clip: str, frames: int, device: str) -> None:
+    def __init__(
+        self, folder: Path, *, clip: str, frames: int, device: str, engine: str = "onnx"
+    ) -> None:
         self._folder = folder
-        self._front = _Front(clip, frames, device)
+        self._front = _Front(clip, frames, device, engine)
 
     @property
     def exists(self) -> bool:
@@ -106,7 +132,7 @@ class CellFolder:
             ConfigError: they were measured on another video, or otherwise.
         """
         front = _read(self._folder / "measurement.json", _Front)
-        for name in ("clip", "frames", "device"):
+        for name in ("clip", "frames", "device", "engine"):
             old, new = getattr(front, name), getattr(self._front, name)
             if old != new:
                 raise ConfigError(
@@ -152,9 +178,20 @@ class CellFolder:
 
 
 def fastest(runs: Sequence[CellRecord]) -> CellRecord:
-    """Return one record of several runs of a cell: each frame at its fastest."""
+    """Return one record of several runs of a cell: each frame and batch at its fastest."""
     times = [min(frame) for frame in zip(*(run.compute_s for run in runs), strict=False)]
-    return msgspec.structs.replace(runs[0], compute_s=times)
+    batches: dict[int, BatchRecord] = {}
+    for run in runs:
+        for each in run.batches:
+            known = batches.setdefault(each.batch, each)
+            if each.seconds < known.seconds:
+                batches[each.batch] = each
+    return msgspec.structs.replace(
+        runs[0],
+        compute_s=times,
+        alone_s=min(run.alone_s for run in runs),
+        batches=[batches[size] for size in sorted(batches)],
+    )
 
 
 def pack(found: Findings) -> Found:

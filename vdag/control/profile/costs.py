@@ -2,6 +2,10 @@
 
 A cost has a part that every frame pays and a part for each object, because aligning twenty faces
 takes twenty times as long as aligning one, while finding them takes as long as finding none.
+
+A worker that has several frames before it works on them together. On a GPU a batch takes less than
+its frames one by one, so what a frame takes (`compute_s`, its delay) and what it takes of the
+worker (`busy_s`, which says how many frames there is room for) are two things.
 """
 
 from __future__ import annotations
@@ -11,15 +15,18 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from vdag.errors import ConfigError
 from vdag.sampling import RESOLUTIONS, parse_resolution
 
 __all__ = [
+    "MAX_BATCH",
     "MAX_COMPUTE_S",
     "MAX_NBYTES",
     "MAX_SAMPLES",
     "MIN_COMPUTE_S",
+    "BatchPoint",
     "Cost",
     "CostTable",
     "blend",
@@ -33,8 +40,32 @@ MAX_COMPUTE_S = 600.0
 MAX_NBYTES = 1 << 40
 #: More samples than this count as this many, so that old knowledge can still be outweighed.
 MAX_SAMPLES = 1_000_000
+#: Frames of a batch, and sizes of batches that are known of one cost.
+MAX_BATCH, MAX_BATCHES = 256, 32
+#: What a frame takes of a worker, over what it takes alone: no batch saves more.
+LEAST_SHARE = 1e-3
 #: Share of a cost that does not grow with the pixels, where only one resolution is known.
 FIXED_SHARE = 0.25
+
+
+class BatchPoint(NamedTuple):
+    """What batches of one size take of a worker, with as many objects as the cost is measured with.
+
+    Attributes:
+        batch: frames of each.
+        seconds: from the end of one to the end of the next, while there is always a next.
+        mem_nbytes: of the worker, resident; 0 for unknown.
+        device_nbytes: that it takes of a GPU's memory; 0 for unknown.
+    """
+
+    batch: int
+    seconds: float
+    mem_nbytes: int = 0
+    device_nbytes: int = 0
+
+    def scaled(self, factor: float) -> BatchPoint:
+        """Return what they take where all takes `factor` times as long."""
+        return self._replace(seconds=_bounded(self.seconds * factor))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +82,7 @@ class Cost:
         obj_n: objects per frame while it was measured.
         compute_p50_s: median, of a frame without objects; 0 for unknown.
         compute_p99_s: likewise what 99 % do not exceed.
+        batches: what batches take, by size, the smallest first; empty for unknown.
     """
 
     compute_s: float
@@ -62,6 +94,7 @@ class Cost:
     obj_n: float = 0.0
     compute_p50_s: float = 0.0
     compute_p99_s: float = 0.0
+    batches: tuple[BatchPoint, ...] = ()
 
     def mean_s(self, obj_n: float | None = None) -> float:
         """Return the mean seconds of a frame with `obj_n` objects, None for as many as measured."""
@@ -70,6 +103,50 @@ class Cost:
     def p95_s(self, obj_n: float | None = None) -> float:
         """Return the seconds that 95 % of frames with `obj_n` objects do not exceed."""
         return self.compute_p95_s + self.per_object_s * (self.obj_n if obj_n is None else obj_n)
+
+    @property
+    def busy_share(self) -> float:
+        """What a frame of the best batch takes of a worker over what one alone takes, at most 1."""
+        if not self.batches:
+            return 1.0
+        alone_s = self.mean_s()
+        best = min(point.seconds / (point.batch * alone_s) for point in self.batches)
+        return min(max(best, LEAST_SHARE), 1.0)
+
+    @property
+    def busy_s(self) -> float:
+        """Mean seconds that a frame without objects takes of a worker, in the best batch.
+
+        It says how many frames there is room for; `compute_s` is what a frame waits for its result.
+        """
+        return self.compute_s * self.busy_share
+
+    def stretch(self, batch: float) -> float:
+        """Return how many times as long a batch takes as a frame alone.
+
+        Between sizes that are known it is linear. Beyond them, and where none are known, more
+        frames take as much more.
+        """
+        if batch <= 1.0:
+            return 1.0
+        alone_s, below, ratio = self.mean_s(), 1.0, 1.0
+        for point in self.batches:
+            if point.batch == 1:
+                continue  # a frame alone is what others are compared with
+            at = point.seconds / alone_s
+            if point.batch >= batch:
+                return ratio + (at - ratio) * (batch - below) / (point.batch - below)
+            below, ratio = float(point.batch), at
+        return ratio * batch / below
+
+    def busy_at(self, seconds: float, batch: float = 1.0) -> float:
+        """Return what a frame takes of a worker in the best batch, from what was measured.
+
+        Args:
+            seconds: that batches took.
+            batch: mean of the frames that were in one.
+        """
+        return seconds / self.stretch(batch) * self.busy_share
 
     def scaled(self, factor: float) -> Cost:
         """Return the cost on a machine that takes `factor` times as long."""
@@ -80,6 +157,7 @@ class Cost:
             per_object_s=min(self.per_object_s * factor, MAX_COMPUTE_S),
             compute_p50_s=min(self.compute_p50_s * factor, MAX_COMPUTE_S),
             compute_p99_s=min(self.compute_p99_s * factor, MAX_COMPUTE_S),
+            batches=tuple(point.scaled(factor) for point in self.batches),
         )
 
     def merged(self, other: Cost) -> Cost:
@@ -95,7 +173,7 @@ def blend(first: Cost, second: Cost, share: float) -> Cost:
     def mix(a: float, b: float) -> float:
         return a + (b - a) * share
 
-    return Cost(
+    mixed = Cost(
         mix(first.compute_s, second.compute_s),
         mix(first.compute_p95_s, second.compute_p95_s),
         mix(first.per_object_s, second.per_object_s),
@@ -106,6 +184,28 @@ def blend(first: Cost, second: Cost, share: float) -> Cost:
         mix(first.compute_p50_s, second.compute_p50_s),
         mix(first.compute_p99_s, second.compute_p99_s),
     )
+    if not (first.batches or second.batches):
+        return mixed
+    return replace(mixed, batches=tuple(_blended(first, second, mixed, share)))
+
+
+def _blended(first: Cost, second: Cost, mixed: Cost, share: float) -> Iterator[BatchPoint]:
+    """Yield the batches of what lies between: sizes that both know, else those that one knows."""
+    theirs = {point.batch: point for point in second.batches}
+    both = [(point, theirs[point.batch]) for point in first.batches if point.batch in theirs]
+    if not both:
+        known = first if first.batches else second
+        both = [(point, point) for point in known.batches]
+        first = second = known
+    for a, b in both:
+        # Of each as many times what a frame alone takes: so a factor between the two stays one.
+        here, there = a.seconds / first.mean_s(), b.seconds / second.mean_s()
+        yield BatchPoint(
+            a.batch,
+            _bounded((here + (there - here) * share) * mixed.mean_s()),
+            round(a.mem_nbytes + (b.mem_nbytes - a.mem_nbytes) * share),
+            round(a.device_nbytes + (b.device_nbytes - a.device_nbytes) * share),
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -204,6 +304,28 @@ def check_cost(where: str, cost: Cost) -> None:
         value = getattr(cost, name)
         if not 0 <= value <= limit:
             raise ConfigError(f"{where}: {name} {value:g} is not between 0 and {limit:g}")
+    if len(cost.batches) > MAX_BATCHES:
+        raise ConfigError(f"{where}: {len(cost.batches)} batches exceed {MAX_BATCHES}")
+    before = 0
+    for point in cost.batches:
+        _check_batch(where, point)
+        if point.batch <= before:
+            raise ConfigError(f"{where}: batch {point.batch} does not exceed {before} before it")
+        before = point.batch
+
+
+def _check_batch(where: str, point: BatchPoint) -> None:
+    for name, low, high in (
+        ("batch", 1, MAX_BATCH),
+        ("seconds", MIN_COMPUTE_S, MAX_COMPUTE_S),
+        ("mem_nbytes", 0, MAX_NBYTES),
+        ("device_nbytes", 0, MAX_NBYTES),
+    ):
+        value = getattr(point, name)
+        if not low <= value <= high:
+            raise ConfigError(
+                f"{where}: {name} {value:g} of a batch is not between {low:g} and {high:g}"
+            )
 
 
 def _bounded(seconds: float) -> float:

@@ -16,7 +16,7 @@ import msgspec
 
 from vdag.control.profile.accuracy import AccuracyPoint, Scene
 from vdag.control.profile.costbook import MAX_NAME, CostRow
-from vdag.control.profile.costs import MAX_SAMPLES, Cost, pixels_of
+from vdag.control.profile.costs import MAX_BATCH, MAX_SAMPLES, BatchPoint, Cost, pixels_of
 from vdag.control.profile.frames import FrameSize
 from vdag.control.profile.judging import AccuracyRow
 from vdag.control.profile.learning import MAX_CORRECTIONS, MAX_TAIL, Learned, is_slowdown
@@ -39,6 +39,15 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """An entry of the document: a misspelt key is an error."""
 
 
+class BatchEntry(_Entry, frozen=True):
+    """What batches of a size take of a worker."""
+
+    batch: int
+    seconds: float
+    mem_nbytes: int = 0
+    device_nbytes: int = 0
+
+
 class CostEntry(_Entry, frozen=True):
     """A cost and what of; `place` is a node's address, a role, or empty for anywhere."""
 
@@ -55,6 +64,7 @@ class CostEntry(_Entry, frozen=True):
     obj_n: float = 0.0
     compute_p50_s: float = 0.0
     compute_p99_s: float = 0.0
+    batches: tuple[BatchEntry, ...] = ()
 
     @classmethod
     def of(cls, row: CostRow) -> Self:
@@ -74,6 +84,10 @@ class CostEntry(_Entry, frozen=True):
             _short(cost.obj_n),
             _short(cost.compute_p50_s),
             _short(cost.compute_p99_s),
+            tuple(
+                BatchEntry(batch, _short(seconds), *nbytes)
+                for batch, seconds, *nbytes in cost.batches
+            ),
         )
 
     @property
@@ -89,6 +103,10 @@ class CostEntry(_Entry, frozen=True):
             self.obj_n,
             self.compute_p50_s,
             self.compute_p99_s,
+            tuple(
+                BatchPoint(each.batch, each.seconds, each.mem_nbytes, each.device_nbytes)
+                for each in self.batches
+            ),
         )
         return CostRow(self.task, self.model_id, self.resolution, self.place, cost)
 
@@ -152,7 +170,8 @@ class AccuracyEntry(_Entry, frozen=True):
 class NodeEntry(_Entry, frozen=True):
     """What a node has taught about a task: by how much it is slower than was measured before.
 
-    `corrections` are rows of model, pixels and a further factor.
+    `corrections` are rows of model, pixels and a further factor. `batch` and `marginal` say what
+    was seen of batches, see `Learned`.
     """
 
     node_addr: str
@@ -161,19 +180,31 @@ class NodeEntry(_Entry, frozen=True):
     frames: float
     tail: float = 0.0
     corrections: tuple[tuple[int, int, float], ...] = ()
+    batch: float = 0.0
+    marginal: float = 1.0
 
     @classmethod
     def of(cls, node_addr: str, task: str, learned: Learned) -> Self:
         """Return the entry of a node's task."""
         rows = ((m, p, _short(math.exp(log))) for (m, p), log in learned.corrections.items())
         slowdown = _short(math.exp(learned.log_factor))
-        return cls(node_addr, task, slowdown, learned.frames, _short(learned.tail), tuple(rows))
+        return cls(
+            node_addr,
+            task,
+            slowdown,
+            learned.frames,
+            _short(learned.tail),
+            tuple(rows),
+            _short(learned.batch),
+            _short(learned.marginal),
+        )
 
     @property
     def learned(self) -> Learned:
         """The same as a value of ours."""
         corrections = {(m, pixels): math.log(factor) for m, pixels, factor in self.corrections}
-        return Learned(math.log(self.slowdown), self.frames, self.tail, corrections)
+        log = math.log(self.slowdown)
+        return Learned(log, self.frames, self.tail, corrections, self.batch, self.marginal)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -278,6 +309,8 @@ def _check_node(node: NodeEntry, name: str) -> None:
         all(map(is_slowdown, factors))
         and 0 <= node.frames <= MAX_SAMPLES
         and 0 <= node.tail <= MAX_TAIL
+        and 0 <= node.batch <= MAX_BATCH
+        and 0 <= node.marginal <= 1
         and len(node.corrections) <= MAX_CORRECTIONS
         and 0 < len(node.node_addr) <= MAX_NAME
     ):

@@ -201,6 +201,12 @@ def _cost_rows(profile: Profile) -> Iterator[tuple[Any, ...]]:
         )  # fmt: skip
 
 
+def _batch_rows(profile: Profile) -> Iterator[tuple[Any, ...]]:
+    for task, model_id, resolution, place, cost in profile.costs():
+        for batch, seconds, *nbytes in cost.batches:
+            yield task, model_id, resolution, place or "any", batch, f"{seconds:.6g}", *nbytes
+
+
 def _accuracy_rows(profile: Profile) -> Iterator[tuple[Any, ...]]:
     for task, model_id, point in profile.accuracies():
         scene = point.scene
@@ -223,6 +229,13 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Profile], Iterable[tuple[Any,
             "samples",
         ),
         _cost_rows,
+    ),
+    "batches": (
+        (
+            "task", "model_id", "resolution", "place", "batch", "seconds", "mem_nbytes",
+            "device_nbytes",
+        ),
+        _batch_rows,
     ),
     "accuracy": (
         (

@@ -10,6 +10,9 @@ Both are logarithms. A report moves the prediction part of the way to what it sa
 in frames, or by its share of all frames while these are few. It never counts for more than a factor
 of four. So one mad report does little, and a lying node spoils the prediction of itself alone, and
 that within bounds.
+
+A report of batches is compared with what batches of their size take. Where nobody has measured
+that, it is learned: by how much each further frame makes a batch longer.
 """
 
 from __future__ import annotations
@@ -19,7 +22,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from vdag.control.profile.costs import MAX_COMPUTE_S, MAX_SAMPLES, MIN_COMPUTE_S, Cost
+from vdag.control.profile.costs import (
+    MAX_BATCH,
+    MAX_COMPUTE_S,
+    MAX_SAMPLES,
+    MIN_COMPUTE_S,
+    BatchPoint,
+    Cost,
+)
 
 __all__ = ["HALF_LIFE_FRAMES", "Experience", "Learned", "Report", "is_slowdown", "read_report"]
 
@@ -37,6 +47,8 @@ SLOW_SHARE = 0.05
 MAX_CORRECTION = math.log(4.0)
 #: Bound of the 95th percentile over the mean.
 MAX_TAIL = 20.0
+#: Frames of a batch, in the mean, from which on something is learned of batches.
+LEAST_BATCH = 2.0
 #: Most objects that a frame is believed to have.
 MAX_OBJECTS = 10_000.0
 #: Nodes about which something is kept; beyond, the one that was silent for longest is forgotten.
@@ -46,15 +58,18 @@ MAX_TASKS, MAX_CORRECTIONS = 64, 256
 
 
 class Report(NamedTuple):
-    """What frames took: mean and 95th percentile in seconds, how many, and objects per frame."""
+    """What frames took, in the mean and of 95 %, in seconds; how many; objects of each; batches."""
 
     mean_s: float
     p95_s: float
     frames: float
     obj_n: float | None
+    batch: float = 1.0
 
 
-def read_report(mean_s: object, p95_s: object, frames: object, obj_n: object) -> Report | None:
+def read_report(
+    mean_s: object, p95_s: object, frames: object, obj_n: object, batch: object = 1.0
+) -> Report | None:
     """Return a report, its percentile at least its mean; None to refuse it.
 
     Reports come from other machines: not a number, negative and absurd ones are refused.
@@ -65,14 +80,16 @@ def read_report(mean_s: object, p95_s: object, frames: object, obj_n: object) ->
         (p95_s, 0.0, MAX_COMPUTE_S),
         (frames, 1.0, float(MAX_SAMPLES)),
         (0.0 if obj_n is None else obj_n, 0.0, MAX_OBJECTS),
+        (batch, 0.0, float(MAX_BATCH)),
     ):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         if not low <= value <= high:  # true for not a number
             return None
         numbers.append(float(value))
-    mean, p95, count, objects = numbers
-    return Report(mean, max(mean, p95), count, None if obj_n is None else objects)
+    mean, p95, count, objects, together = numbers
+    objects_or_not = None if obj_n is None else objects
+    return Report(mean, max(mean, p95), count, objects_or_not, max(together, 1.0))
 
 
 def is_slowdown(value: object) -> bool:
@@ -91,12 +108,22 @@ class Learned:
         frames: observed, up to a bound.
         tail: 95th percentile over mean; 0 for not observed.
         corrections: further logarithms, by model and pixels.
+        batch: the largest that was seen where nothing was measured of batches; 0 for none.
+        marginal: what each further frame adds to a batch there, over what the first takes.
     """
 
     log_factor: float = 0.0
     frames: float = 0.0
     tail: float = 0.0
     corrections: dict[tuple[int, int], float] = field(default_factory=dict)
+    batch: float = 0.0
+    marginal: float = 1.0
+
+    @property
+    def busy_share(self) -> float:
+        """`Cost.busy_share` here, where nothing was measured of batches."""
+        whole = math.ceil(self.batch)
+        return (1.0 + self.marginal * (whole - 1)) / whole if whole > 1 else 1.0
 
     def copy(self) -> Learned:
         """Return one that does not change with this one."""
@@ -106,6 +133,11 @@ class Learned:
         """Return a predicted cost as it is here."""
         log = self.log_factor + self.corrections.get((model_id, pixels), 0.0)
         scaled = cost.scaled(math.exp(_clamp(log, MAX_LOG)))
+        if self.batch >= 2.0 and not cost.batches:
+            whole = math.ceil(self.batch)
+            took_s = scaled.mean_s() * (1.0 + self.marginal * (whole - 1))
+            point = BatchPoint(whole, min(max(took_s, MIN_COMPUTE_S), MAX_COMPUTE_S))
+            scaled = replace(scaled, batches=(point,))
         if not self.tail:
             return scaled
         excess_s = (self.tail - 1.0) * scaled.mean_s()
@@ -123,9 +155,12 @@ class Learned:
             report: what it says.
             half_life: in frames.
         """
-        predicted_s = self.applied(cost, model_id, pixels).mean_s(report.obj_n)
-        error = _clamp(math.log(report.mean_s / predicted_s), MAX_STEP)
         step = _gain(report.frames, self.frames, half_life)
+        if report.batch >= LEAST_BATCH and not cost.batches:
+            self._learn_batch(self.applied(cost, model_id, pixels), report, step)
+        predicted = self.applied(cost, model_id, pixels)
+        predicted_s = predicted.mean_s(report.obj_n) * predicted.stretch(report.batch)
+        error = _clamp(math.log(report.mean_s / predicted_s), MAX_STEP)
         tail = min(report.p95_s / report.mean_s, MAX_TAIL)
         self.tail = self.tail + (tail - self.tail) * step if self.tail else tail
         self.log_factor = _clamp(self.log_factor + (1 - SLOW_SHARE) * step * error, MAX_LOG)
@@ -134,6 +169,13 @@ class Learned:
             del self.corrections[next(iter(self.corrections))]
         self.corrections[model_id, pixels] = _clamp(slow, MAX_CORRECTION)
         self.frames = min(self.frames + report.frames, 4 * half_life)
+
+    def _learn_batch(self, predicted: Cost, report: Report, step: float) -> None:
+        """Learn what further frames add; what that does not explain is the node's slowdown."""
+        further = report.mean_s / predicted.mean_s(report.obj_n) - 1.0
+        marginal = min(max(further / (report.batch - 1.0), 0.0), 1.0)
+        self.marginal += (marginal - self.marginal) * (step if self.batch else 1.0)
+        self.batch = max(self.batch, report.batch)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """Measuring: the real task in a worker process, on real video, one configuration at a time.
 
 A cell is a model of a task at a resolution. It is run as the daemon runs it, with one worker that
-gets one frame at a time, so what is measured is what a frame takes where nothing else happens.
+gets one frame at a time, so what is measured is what a frame takes where nothing else happens. What
+several at once take comes beside it, see `batching`.
 Rates need no runs of their own: what a viewer sees at a lower one follows from what was found in
 every frame, see `matching.seen_at`.
 
@@ -14,7 +15,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,15 @@ import psutil
 from vdag import _native as native
 from vdag.control.jobs.lanes import lane_of
 from vdag.control.profile.accuracy import AccuracyPoint, Scene
-from vdag.control.profile.cells import CellKey, CellRecord, Found, SizeRecord, pack
+from vdag.control.profile.batching import SAMPLES, measure_batches, points_of
+from vdag.control.profile.cells import (
+    BatchRecord,
+    CellKey,
+    CellRecord,
+    Found,
+    SizeRecord,
+    pack,
+)
 from vdag.control.profile.costs import MAX_COMPUTE_S, MIN_COMPUTE_S, Cost
 from vdag.control.profile.matching import (
     compare,
@@ -36,6 +45,7 @@ from vdag.control.profile.matching import (
 )
 from vdag.engines import zoo
 from vdag.errors import ConfigError, GraphError, SourceError
+from vdag.frame import UInt8Image
 from vdag.graph import Graph
 from vdag.pipeline import Pipeline
 from vdag.plan import VideoConf
@@ -177,6 +187,8 @@ def measure(
     clip: Clip,
     *,
     device: str,
+    engine: str = "onnx",
+    batches: Sequence[int] = (1,),
     exclude_load: bool = False,
     advance: Callable[[], None] = lambda: None,
 ) -> CellRecord:
@@ -186,6 +198,8 @@ def measure(
         key: which.
         clip: to run it on, from its first frame.
         device: where models run.
+        engine: what runs them.
+        batches: sizes to be measured; empty for all that save anything.
         exclude_load: leave out the time in which others had the cores.
         advance: called for each frame.
 
@@ -195,7 +209,7 @@ def measure(
     chain = chain_of(key.task)
     record = CellRecord(key, [], [], [], 0, [])
     found: list[Found] | None = []
-    memory, own = 0, OwnTime()
+    memory, own, pictures = 0, OwnTime(), list[UInt8Image]()
     with (
         closing(SingleFrameGenerator(clip.address, resolution=key.resolution)) as source,
         Pipeline(
@@ -203,11 +217,14 @@ def measure(
             source,
             models={key.task: key.model_id},
             device=device,
+            engine=engine,
             workers=1,
             max_in_flight=1,
         ) as pipeline,
     ):
         for count, result in enumerate(itertools.islice(pipeline, clip.frames)):
+            if WARM_UP_FRAMES <= count < WARM_UP_FRAMES + SAMPLES and batches != (1,):
+                pictures.append(_pixels(result))
             result.drop_frame()
             parts = result.parts[key.task]
             spent_s = own.of(parts.compute_s, parts.pid) if exclude_load else parts.compute_s
@@ -221,7 +238,14 @@ def measure(
             advance()
     if len(record.compute_s) <= WARM_UP_FRAMES:
         raise SourceError(f"{clip.address}: {len(record.compute_s)} frames are too few to measure")
-    return msgspec.structs.replace(record, mem_nbytes=memory, found=found)
+    alone_s, together = 0.0, list[BatchRecord]()
+    if pictures:
+        alone_s, together = measure_batches(
+            key, chain, pictures, device=device, engine=engine, sizes=batches
+        )
+    return msgspec.structs.replace(
+        record, mem_nbytes=memory, found=found, alone_s=alone_s, batches=together
+    )
 
 
 def measure_sizes(resolution: str, clip: Clip) -> list[SizeRecord]:
@@ -260,7 +284,7 @@ def cost_of(record: CellRecord) -> Cost:
     slope = min(slope, float((times / np.maximum(counts, 1e-9)).min())) if slope else 0.0
     rest = np.clip(times - slope * counts, MIN_COMPUTE_S, MAX_COMPUTE_S)
     p50, p95, p99 = (float(value) for value in np.quantile(rest, (0.5, 0.95, 0.99)))
-    return Cost(
+    cost = Cost(
         float(rest.mean()),
         max(p95, float(rest.mean())),
         slope,
@@ -271,6 +295,7 @@ def cost_of(record: CellRecord) -> Cost:
         p50,
         p99,
     )
+    return replace(cost, batches=points_of(record.alone_s, record.batches, cost))
 
 
 def accuracies_of(
@@ -304,6 +329,11 @@ def _run_times(pid: int) -> dict[str, tuple[int, int]]:
             ran, waited, _ = map(int, path.read_text().split())
             times[path.parent.name] = ran, waited
     return times
+
+
+def _pixels(result: Result) -> UInt8Image:
+    assert result.frame is not None, "nobody has dropped it yet"
+    return np.array(result.frame.pixels)
 
 
 def _travelling_nbytes(task: str, result: Result) -> int:

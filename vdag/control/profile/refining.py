@@ -53,15 +53,23 @@ class Refinement:
         result = runtime.get("plan_result")
         result = result if isinstance(result, Mapping) else {}
         means, p95s = _part(result, "process_delay"), _part(result, "process_delay_p95")
+        batches = _part(result, "batch")
         frames, objects = runtime.get("frames", FEW), runtime.get("obj_n")
         resolution = plan.video_conf.resolution
         for task, placement in plan.flow_mapping.items():
             node, mean_s = self._fleet.node(placement.node_addr), means.get(task)
             if node is None or mean_s is None:
                 continue
-            p95_s = p95s.get(task, mean_s)
             self._is_changed |= self._profile.observe(
-                task, placement.model_id, resolution, node, mean_s, p95_s, frames, obj_n=objects
+                task,
+                placement.model_id,
+                resolution,
+                node,
+                mean_s,
+                p95s.get(task, mean_s),
+                frames,
+                obj_n=objects,
+                batch=batches.get(task, 1.0),
             )
         for nbytes in _part(runtime, "data_trans_size").values():
             self._is_changed |= self._profile.observe_frame(

@@ -11,12 +11,13 @@ from fastapi.responses import JSONResponse
 
 from vdag.control.http import openapi
 from vdag.control.http.app import new_app
-from vdag.control.http.faults import error_body
+from vdag.control.http.faults import failure
+from vdag.control.http.replies import reply
 from vdag.control.queries import schemas
 from vdag.control.queries.asking import Asking
 from vdag.control.queries.description import described, parameter
 from vdag.control.queries.nodes import Nodes
-from vdag.control.queries.parts import Parts, reply
+from vdag.control.queries.parts import Parts
 from vdag.control.queries.reporting import Reporting
 from vdag.control.queries.stream import Streams
 from vdag.control.queries.submitting import Submitting
@@ -27,6 +28,10 @@ _LIMIT = parameter("limit", "At most so many.", type="integer", minimum=1, maxim
 _AFTER = parameter("after", "Those that follow this n_loop.", type="integer", minimum=0)
 _FIRST = parameter("first", "From this sequence on.", type="integer", minimum=0)
 _LAST = parameter("last", "Up to this sequence.", type="integer", minimum=0)
+_STEP = parameter("step", "Every so manieth of them.", type="integer", minimum=1)
+_SINCE = parameter("since", "Milliseconds since the epoch.", type="integer", minimum=0)
+_UNTIL = parameter("until", "Likewise, later.", type="integer", minimum=1)
+_NODES = parameter("nodes", "Numbers of further nodes, with commas between.", type="string")
 _HISTORY = parameter("history", "Plans to add.", type="integer", minimum=0, maximum=1000)
 _STATE = parameter("state", "Which.", type="string", enum=["all", "live", "over"])
 _BEFORE = parameter("before", "Older than this query.", type="string")
@@ -131,7 +136,9 @@ def _answers(parts: Parts) -> tuple[_Route, ...]:
                "How a query does against its constraint"),
         _Route("GET", "/query/get_drops/{query_id}", at.get_drops, "Frames lost, by reason"),
         _Route("GET", "/query/get_packets/{query_id}", at.get_packets, "What became of frames",
-               None, (_FIRST, _LAST)),
+               None, (_FIRST, _LAST, _STEP)),
+        _Route("GET", "/query/get_circumstances/{query_id}", at.get_circumstances,
+               "Plans, placements, loads and losses", None, (_SINCE, _UNTIL, _NODES)),
         _Route("GET", "/query/explain/{query_id}", at.explain, "Why a query has its plans", None,
                (_LIMIT,)),
         _Route("GET", "/user/sync_job_result/{query_id}", at.get_job_result, "Results, as of old",
@@ -175,7 +182,7 @@ def _add_health(app: FastAPI, parts: Parts) -> None:
     async def health() -> Response:
         """Say whether queries can be recorded."""
         if fault := parts.store.stats().fault:
-            return Response(error_body(fault), 503, media_type="application/json")
+            return failure(fault, 503)
         return reply({"status": 0})
 
     for path in ("/healthz", "/readyz"):

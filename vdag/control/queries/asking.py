@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 from fastapi import Request, Response
 
+from vdag.control.accounts.sharing import read_nodes, share_circumstances
 from vdag.control.desk import QueryView
+from vdag.control.http.replies import reply, written
 from vdag.control.queries import documents
-from vdag.control.queries.parts import JSON, Parts, read_number, reply
+from vdag.control.queries.parts import Parts, read_number
 from vdag.control.queries.runtimes import average, portrait
-from vdag.control.records.inspection import MAX_INT
+from vdag.control.records.inspection import MAX_INT, Inspection
 from vdag.control.tracing.sharing import share
 from vdag.errors import Saturated
 
@@ -22,6 +24,8 @@ __all__ = ["Asking"]
 #: What clients are used to, who call it ten.
 NEWEST = 11
 MAX_RESULTS = 1000
+#: Largest time, in milliseconds since the epoch: the year 5138.
+MAX_MS = 10**14
 #: Plans that are explained, unless more are asked for.
 DECISIONS = 20
 #: Replies that are kept, to be given again when records cannot be read for a moment.
@@ -41,7 +45,7 @@ class Asking:
     async def get_result(self, request: Request, query_id: str) -> Response:
         """Return results, oldest first: the newest, or those that follow; null before the first."""
         view = await self._parts.find(query_id)
-        return Response(await self._results(request, view, documents.results), media_type=JSON)
+        return written(await self._results(request, view, documents.results))
 
     async def get_agg_info(self, request: Request, query_id: str) -> Response:
         """Return what `get_result` does; once there are results, it goes on answering.
@@ -55,13 +59,13 @@ class Asking:
         except Saturated:
             if name not in self._last:
                 raise
-            return Response(self._last[name], media_type=JSON)
+            return written(self._last[name])
         if body != b"null" and len(body) <= MAX_LAST_NBYTES:
             self._last[name] = body
             self._last.move_to_end(name)
             if len(self._last) > MAX_LAST:
                 self._last.popitem(last=False)
-        return Response(body, media_type=JSON)
+        return written(body)
 
     async def get_job_result(self, request: Request, query_id: str) -> Response:
         """Return results as the older documents have them."""
@@ -108,14 +112,23 @@ class Asking:
         await self._parts.find(name)
         first = read_number(request.query_params, "first", 0, 0, MAX_INT) or 0
         last = read_number(request.query_params, "last", None, 0, MAX_INT)
+        step = read_number(request.query_params, "step", 1, 1, MAX_INT) or 1
+        return await self._inspected(
+            lambda look: share(look, name, first=first, last=last, step=step)
+        )
 
-        def read() -> bytes:
-            log = self._parts.store.log
-            return msgspec.json.encode(
-                log.inspect(lambda look: share(look, name, first=first, last=last))
+    async def get_circumstances(self, request: Request, query_id: str) -> Response:
+        """Return plans, placements, loads of nodes and lost frames of a query's session."""
+        name = self._parts.known(query_id)
+        await self._parts.find(name)
+        since = read_number(request.query_params, "since", 0, 0, MAX_MS) or 0
+        until = read_number(request.query_params, "until", MAX_MS, 0, MAX_MS) or 0
+        nodes = read_nodes(request.query_params.get("nodes", ""))
+        return await self._inspected(
+            lambda look: share_circumstances(
+                look, name, since_ms=since, until_ms=until, nodes=nodes
             )
-
-        return Response(await self._parts.ask(read), media_type=JSON)
+        )
 
     async def explain(self, request: Request, query_id: str) -> Response:
         """Return why a query has its plans: what was known, weighed, foretold, then measured."""
@@ -124,6 +137,11 @@ class Asking:
         store, name = self._parts.store, view.query_id
         plans = await self._parts.ask(lambda: store.plans(name, limit=limit))
         return reply(documents.explained(view, plans))
+
+    async def _inspected(self, look: Callable[[Inspection], Any]) -> Response:
+        log = self._parts.store.log
+        body = await self._parts.ask(lambda: msgspec.json.encode(log.inspect(look)))
+        return written(body)
 
     async def _results(self, request: Request, view: QueryView, compose: Compose) -> bytes:
         parameters = request.query_params

@@ -117,6 +117,19 @@ EXAMPLES: Mapping[str, tuple[Any, Any]] = {
             "next": None,
         },
     ),
+    "/query/get_circumstances/{query_id}": (
+        None,
+        {
+            "status": 0,
+            **_NAME,
+            "circumstances": {
+                "changes": [{"number": 1, "at_s": 1795302130.5, "cause": "submitted"}],
+                "placements": [{"handler_id": 1, "node_id": 65536, "since_s": 1795302130.5}],
+                "loads": [{"node_id": 65536, "values": {"cpu": [None, 41.5]}}],
+                "dropped": {"deadline": 3},
+            },
+        },
+    ),
     "/query/explain/{query_id}": (
         None,
         {

@@ -7,9 +7,8 @@ from typing import Any
 
 from msgspec import Raw
 
-from vdag.control.desk import Form, KnownNode, QueryView
+from vdag.control.desk import KnownNode, QueryView
 from vdag.control.records import PlanRecord, QueryRecord, ResultRecord
-from vdag.graph import Graph
 
 __all__ = [
     "STATES",
@@ -25,7 +24,6 @@ __all__ = [
     "planned",
     "results",
     "video_info",
-    "view_of_record",
 ]
 
 #: By number.
@@ -33,26 +31,6 @@ STATES = ("unscheduled", "ready", "running", "ended", "failed")
 NO_LIMIT = {"cpu_util_limit": 1.0, "mem_util_limit": 1.0}
 
 Document = dict[str, Any]
-
-
-def view_of_record(record: QueryRecord) -> QueryView:
-    """Return a query that only the records have."""
-    asked, plan = record.asked, record.plan
-    form: Form = "dag" if asked.form == "dag" else "flow" if asked.form == "flow" else "pipeline"
-    return QueryView(
-        record.query_id,
-        asked.node_addr,
-        asked.video_id,
-        Graph.from_dag(asked.dag),
-        asked.constraint,
-        asked.policy,
-        form,
-        record.state,
-        record.reason,
-        record.suspended,
-        None if plan is None else {**plan.documents, "number": plan.number},
-        created_s=record.created_s,
-    )
 
 
 def plan_document(plan: Mapping[str, Any]) -> Document:

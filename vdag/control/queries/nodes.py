@@ -7,8 +7,9 @@ import math
 from fastapi import Request, Response
 
 from vdag.control.desk import NodeJoining
+from vdag.control.http.replies import reply
 from vdag.control.queries import documents
-from vdag.control.queries.parts import Parts, reply
+from vdag.control.queries.parts import Parts
 from vdag.control.queries.schemas import Join, Pull
 from vdag.errors import ConfigError
 

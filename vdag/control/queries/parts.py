@@ -6,22 +6,19 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
-from fastapi import Request, Response
+from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from vdag.control.desk import Desk, QueryView
 from vdag.control.http.gate import BodyRoom
 from vdag.control.queries import schemas
-from vdag.control.queries.documents import view_of_record
 from vdag.control.records import Store, read_query_id, write_query_id
 from vdag.errors import ConfigError, Saturated
 
-__all__ = ["Parts", "reply"]
+__all__ = ["Parts", "read_number"]
 
-JSON = "application/json"
 #: For what the controller does when it is asked; it may have to wait for the records.
 DESK_TIMEOUT_S = 5.0
 
@@ -86,7 +83,7 @@ class Parts:
         record = await self.ask(lambda: self.store.query(name))
         if record is None:
             raise self.unknown(name)
-        return view_of_record(record)
+        return QueryView.of_record(record)
 
     def known(self, name: str) -> str:
         """Return the id in a name that clients of any version may use.
@@ -104,11 +101,6 @@ class Parts:
         number = read_query_id(name)
         text = f"query {number} is not known" if number else f"{name[:80]!r} is no query's id"
         return HTTPException(404, text)
-
-
-def reply(content: Any) -> Response:
-    """Return a reply of JSON."""
-    return Response(msgspec.json.encode(content), media_type=JSON)
 
 
 def read_number(

@@ -12,7 +12,8 @@ from typing import Any
 from fastapi import Request, Response
 from msgspec import Raw
 
-from vdag.control.queries.parts import Parts, reply
+from vdag.control.http.replies import reply
+from vdag.control.queries.parts import Parts
 from vdag.control.queries.runtimes import runtime_of_report
 from vdag.control.queries.schemas import (
     Schedule,

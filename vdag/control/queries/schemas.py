@@ -16,6 +16,7 @@ from msgspec import Meta, Raw
 
 from vdag.control.records.frames import PICTURES
 from vdag.errors import ConfigError, PayloadTooLarge
+from vdag.wording import rephrase
 
 __all__ = [
     "Constrain",
@@ -176,7 +177,7 @@ def read_body(body: bytes, kind: type[_T], *, has_pictures: bool = False) -> _T:
     try:
         return msgspec.json.decode(_plain(body), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise ConfigError(f"body is malformed: {_rephrase(err)}") from err
+        raise ConfigError(f"body is malformed: {rephrase(err)}") from err
 
 
 def read_object(text: Raw | bytes, name: str) -> Document:
@@ -221,7 +222,7 @@ def read_fields(text: Raw | bytes, name: str) -> dict[str, Raw]:
     try:
         fields = _FIELDS.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise ConfigError(f"field {name}: {_rephrase(err)}") from err
+        raise ConfigError(f"field {name}: {rephrase(err)}") from err
     return {key: value for key, value in fields.items() if key not in PICTURES}
 
 
@@ -229,7 +230,7 @@ def _decode(text: Raw) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise ConfigError(f"body is malformed: {_rephrase(err)}") from err
+        raise ConfigError(f"body is malformed: {rephrase(err)}") from err
 
 
 def _plain(body: bytes) -> bytes:
@@ -241,11 +242,3 @@ def _plain(body: bytes) -> bytes:
     except (ValueError, RecursionError) as err:
         raise ConfigError(f"body is malformed: {str(err)[:200].lower()}") from err
     return msgspec.json.encode(document)
-
-
-def _rephrase(err: Exception) -> str:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.pid`" into this package's words."""
-    text, _, place = str(err).partition(" - at ")
-    text = (text[:1].lower() + text[1:]).replace("`", "")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    return f"{place}: {text}" if place else text

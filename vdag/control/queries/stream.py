@@ -22,7 +22,7 @@ import msgspec
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from vdag.control.http.streaming import send_part, until_gone
+from vdag.control.http.streaming import send_part, until_gone, waker
 from vdag.control.queries.documents import STATES
 from vdag.control.queries.parts import Parts, read_number
 from vdag.control.records import ENDED, QueryRecord, ResultRecord
@@ -102,13 +102,7 @@ class _Stream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
-        loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._woken.set)
-
-        with self._parts.store.following(self._query_id, wake):
+        with self._parts.store.following(self._query_id, waker(self._woken)):
             await send_part(send, RETRY)
             if self._after is None:
                 newest = await self._read(None, 1)

@@ -11,8 +11,9 @@ from fastapi import Request, Response
 from starlette.exceptions import HTTPException
 
 from vdag.control.desk import Form, KnownNode, QueryRequest
+from vdag.control.http.replies import reply
 from vdag.control.queries.documents import history, listed, planned
-from vdag.control.queries.parts import Parts, read_number, reply
+from vdag.control.queries.parts import Parts, read_number
 from vdag.control.queries.schemas import Constrain, Name, Prefer, Submit, SubmitJob
 from vdag.control.records import ENDED, read_query_id
 from vdag.errors import ConfigError, GraphError
@@ -170,7 +171,7 @@ class Submitting:
             graph,
             Constraint.from_document(wanted),
             order.policy,
-            None if order.plan is None else _plan(order.plan, graph),
+            None if order.plan is None else Plan.read(graph.tasks, order.plan, number=1),
             form,
         )
         return await self._parts.done(self._parts.desk.submit(asked))
@@ -203,16 +204,6 @@ def _graph(order: Submit) -> tuple[Graph, Form]:
         return Graph.from_dag(tasks, generator=order.generator), "pipeline"
     form: Form = "dag" if "generator" in order.dag else "flow"
     return Graph.from_dag(order.dag, generator=order.generator), form
-
-
-def _plan(documents: Mapping[str, Any], graph: Graph) -> Plan:
-    return Plan.from_documents(
-        graph.tasks,
-        documents.get("video_conf"),
-        documents.get("flow_mapping"),
-        documents.get("resource_limit"),
-        number=1,
-    )
 
 
 def _submitted_job(query_id: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from vdag.control.records.ageing import Retention
 from vdag.control.records.foreigners import ForeignNode
 from vdag.control.records.frames import FrameResult, read_frame
 from vdag.control.records.journal import Entry, Journal, NodeLook, Passage
+from vdag.control.records.lessons import Lesson, Topic
 from vdag.control.records.logbook import Logbook, LogStats
 from vdag.control.records.names import Cast, NodePlace
 from vdag.control.records.opening import database_url
@@ -61,6 +62,7 @@ __all__ = [
     "HandlerGpu",
     "HandlerSample",
     "Journal",
+    "Lesson",
     "LogStats",
     "Logbook",
     "NewQuery",
@@ -82,6 +84,7 @@ __all__ = [
     "Store",
     "StoreStats",
     "Stored",
+    "Topic",
     "database_url",
     "packets_of",
     "read_frame",

@@ -6,6 +6,7 @@
     sys_rollup, proc_rollup, packet_rollup
                                        what is left of rows that are old
     horizon                            how far rows have been rolled up, by table
+    lesson                             what a coordinator has learned of handlers and nodes
 
 The documented columns have their names and types, `timestamp` is seconds since the epoch in a
 double. `node_ID` of `proc_info` and `packet_info`, and `size`, are further columns that a statement
@@ -42,6 +43,7 @@ __all__ = [
     "gpu_info",
     "handler",
     "horizon",
+    "lesson",
     "metadata",
     "node",
     "packet_info",
@@ -233,4 +235,15 @@ horizon = Table(
     metadata,
     Column("table_name", String(45), primary_key=True),
     Column("until_s", Double, nullable=False),
+)
+
+lesson = Table(
+    "lesson",
+    metadata,
+    Column("what", String(16), primary_key=True),
+    Column("subject", String(255), primary_key=True),
+    _key("node_ID"),
+    _key("other_ID"),
+    Column("value", Double, nullable=False),
+    Column("at_s", Double, nullable=False),
 )

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, case, select
 from vdag.control.records import sessions
 from vdag.control.records.event_tables import packet_info
 from vdag.control.records.inspection import Inspection
+from vdag.control.records.lessons import Lesson, read_lessons, set_lessons
 from vdag.control.records.reports import EVENTS, Packet, Report
 from vdag.control.records.sessions import (
     Handler,
@@ -122,6 +123,18 @@ class Logbook:
             lambda tx: sessions.place(tx.connection, session_id, kept, cause, at_s=tx.at_s),
             max(1, len(kept)),
         )
+
+    def set_lessons(self, lessons: Sequence[Lesson]) -> None:
+        """Record averages, each in place of that of the same topic."""
+        kept = tuple(lessons)
+        self._put(
+            lambda tx: set_lessons(tx.connection, kept, at_s=tx.at_s),
+            max(1, len(kept)),
+        )
+
+    def lessons(self, *, limit: int = 10_000) -> list[Lesson]:
+        """Return the newest averages, oldest first."""
+        return self._read(lambda at: read_lessons(at, limit=limit), lane=Lane.EVENTS)
 
     def nodes(self) -> list[NodeRecord]:
         """Return all nodes by their numbers."""

@@ -25,7 +25,7 @@ from vdag.errors import ConfigError, DependencyMissing, Saturated
 __all__ = ["BASE", "HEAD", "downgrade", "revision_of", "upgrade"]
 
 #: The newest script in `migrations/versions`.
-HEAD = 4
+HEAD = 5
 #: Of a database without tables.
 BASE = 0
 FOLDER = Path(__file__).parent / "migrations"

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vdag.control.resources.gpu import GpuReader, GpuState
 from vdag.control.resources.jetson import JetsonGpu
 from vdag.control.resources.nvml import NvmlGpus
 from vdag.control.resources.processes import ProcessMeter, ProcessUse
+from vdag.control.resources.quota import Spending, read_quota
 from vdag.errors import ConfigError
 
 __all__ = [
@@ -57,6 +58,7 @@ class DeviceState:
         net_ratio: sent plus received on the interfaces of default routes, 10**6 bytes a second.
         swap_ratio: share of swap in use, percent; 0 without swap.
         gpus: the GPUs that answered, by rising index.
+        spending: of the CPU quota that binds this node; None if none does.
     """
 
     sampled_ns: int
@@ -66,10 +68,14 @@ class DeviceState:
     net_ratio: float
     swap_ratio: float
     gpus: tuple[GpuState, ...] = ()
+    spending: Spending | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the documents' `device_state`; a GPU that does not tell a value has no key."""
-        return {
+        """Return the documents' `device_state`; a GPU that does not tell a value has no key.
+
+        `cpu_quota` is beyond the documents, and only there if one binds: see `Spending`.
+        """
+        found: dict[str, Any] = {
             "cpu_ratio": [round(ratio, 1) for ratio in self.cpu_ratio],
             "mem_ratio": round(self.mem_ratio, 1),
             "mem_total": round(self.mem_total_nbytes / 2**30, 2),
@@ -80,6 +86,9 @@ class DeviceState:
                 str(g.index): g.utilization for g in self.gpus if g.utilization is not None
             },
         }
+        if self.spending is not None:
+            found["cpu_quota"] = self.spending.to_dict()
+        return found
 
     def to_summary(self) -> dict[str, Any]:
         """Return what stands beside `device_state` for older pages: cores, and cores busy."""
@@ -202,6 +211,15 @@ def _busy(before: tuple[float, float], now: tuple[float, float]) -> float:
     return min(100.0, max(0.0, 100 * (now[0] - before[0]) / everything))
 
 
+def _spending(workers: dict[int, float]) -> Spending | None:
+    """Return what this process and its workers have used of the quota, if there is one."""
+    quota = read_quota()
+    if quota is None:
+        return None
+    used_s = time.process_time() + sum(workers.values())
+    return Spending(quota, time.monotonic(), used_s, workers)
+
+
 def _since_boot(now: Counters) -> Counters:
     """Return the counters of the boot, so that the very first state is the mean since then."""
     uptime_ns = int((time.time() - psutil.boot_time()) * 1e9)
@@ -305,7 +323,7 @@ class Sampler:
     def _sample(self) -> None:
         gpus = self._gpus.read()
         counters = _count()
-        self._latest = state_between(self._counters, counters, gpus)
+        state = state_between(self._counters, counters, gpus)
         self._counters = counters
         with self._lock:
             for pid, meter in list(self._meters.items()):
@@ -314,3 +332,5 @@ class Sampler:
                 else:
                     del self._meters[pid]
                     self._uses.pop(pid, None)
+            workers = {pid: meter.cpu_s for pid, meter in self._meters.items()}
+        self._latest = replace(state, spending=_spending(workers))

@@ -31,6 +31,9 @@ class ProcessUse:
 class ProcessMeter:
     """Measures a process from one `read` to the next, without waiting in between.
 
+    Attributes:
+        cpu_s: CPU seconds of the process until the last `read`.
+
     Raises:
         ConfigError: there is no process `pid`.
     """
@@ -45,7 +48,7 @@ class ProcessMeter:
         self._total_nbytes = psutil.virtual_memory().total
         # As if the last read had been at the start of the process.
         self._read_ns = time.monotonic_ns() - max(1, int(age_s * 1e9))
-        self._cpu_s = 0.0
+        self.cpu_s = 0.0
 
     def read(self) -> ProcessUse | None:
         """Return the use since the last read (the first time: since the start), None once ended.
@@ -65,8 +68,8 @@ class ProcessMeter:
             return None
         now_ns, cpu_s = time.monotonic_ns(), times.user + times.system
         elapsed_s = max(1, now_ns - self._read_ns) / 1e9
-        cpu = (cpu_s - self._cpu_s) / elapsed_s / self._cores
-        self._read_ns, self._cpu_s = now_ns, cpu_s
+        cpu = (cpu_s - self.cpu_s) / elapsed_s / self._cores
+        self._read_ns, self.cpu_s = now_ns, cpu_s
         return ProcessUse(
             self._process.pid,
             cpu_util_use=min(1.0, max(0.0, cpu)),

@@ -21,6 +21,7 @@ from vdag.control.rest.contact import Contact, Listener
 from vdag.control.scheduling.events import JobReported, QueryState
 from vdag.control.scheduling.instructions import Order, SendPlan, StartJob, StopJob
 from vdag.errors import ConfigError, VdagError
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,11 +101,7 @@ class Dispatch:
             contacts = [entry.contact for entry in self._entries.values()]
         for contact in contacts:
             contact.abort()
-        deadline_s = time.monotonic() + JOIN_TIMEOUT_S
-        for thread in self._threads:
-            thread.join(max(deadline_s - time.monotonic(), 0.0))
-            if thread.is_alive():
-                logger.error("%s does not end within %g s", thread.name, JOIN_TIMEOUT_S)
+        wait_ended(*self._threads, timeout_s=JOIN_TIMEOUT_S)
         for contact in contacts:
             contact.close()
 

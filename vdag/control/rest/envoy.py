@@ -22,6 +22,8 @@ import msgspec
 
 from vdag.control.rest.caller import Caller
 from vdag.errors import ChannelClosed, VdagError
+from vdag.sparing import SparingLog
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -112,6 +114,7 @@ class Envoy:
         self._limit_nbytes = limit_nbytes
         self._caller = Caller(cloud, timeout_s=TIMEOUT_S)
         self._changed = threading.Condition()
+        self._log = SparingLog(logger)
         self._waiting: deque[tuple[str, bytes]] = deque()
         self._nbytes = self._posted = self._refused = self._lost = self._joins = 0
         self._node_addr = ""
@@ -170,9 +173,7 @@ class Envoy:
             self._changed.notify_all()
         self._thread.join(LINGER_S)
         self._caller.abort()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("the envoy to %s does not end within %g s", self.cloud, JOIN_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -185,8 +186,7 @@ class Envoy:
         while self._nbytes > self._limit_nbytes:
             self._nbytes -= len(self._waiting.popleft()[1])
             self._lost += 1
-            if self._lost & (self._lost - 1) == 0:  # 1, 2, 4, 8 ...: it goes on for a while
-                logger.warning("%d results for %s are lost", self._lost, self.cloud)
+            self._log.warning("lost", "a result for %s is lost", self.cloud)
 
     # From here on everything runs on the envoy's own thread.
 

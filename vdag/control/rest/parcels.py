@@ -10,9 +10,9 @@ from vdag._native import header as native_header
 from vdag.transport import context as wire_context
 from vdag.transport import messages
 from vdag.transport.encoders import pixels_of
+from vdag.transport.shelf import without_pixels
 
 if TYPE_CHECKING:
-    from vdag._native.header import Header
     from vdag._native.ring import SlotRef, View
     from vdag.control.rest.bodies import Found
     from vdag.graph import Graph
@@ -89,7 +89,7 @@ class Parcel:
         route = self.part[native_header.HEADER_NBYTES : route_end]
         payload = self.part[route_end + head.header.context_nbytes :]
         if header.hop == len(head.route) - 1:  # home, where the pixels are already
-            header, payload = _without_pixels(header), b""
+            header, payload = without_pixels(header), b""
         elif self.view is not None:
             reference = self.view.share()
             header = header.replace(generation=reference.generation)
@@ -131,16 +131,3 @@ def times_of(found: Found, offered_ns: int, begun_ns: int, ended_ns: int) -> lis
     compute_ns = min(found.compute_ns or whole_ns, whole_ns)
     start_ns = begun_ns + (whole_ns - compute_ns) // 2
     return [start_ns, start_ns + compute_ns, found.pid, start_ns - (begun_ns - offered_ns)]
-
-
-def _without_pixels(header: Header) -> Header:
-    return header.replace(
-        kind=native_header.KIND_NONE,
-        dtype=0,
-        shape=(),
-        payload_nbytes=0,
-        arena=0,
-        slot=0,
-        generation=0,
-        offset=0,
-    )

@@ -17,6 +17,7 @@ import msgspec
 from vdag.control.rest.caller import Caller
 from vdag.errors import FrameFormatError, VdagError
 from vdag.graph import Graph
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -87,9 +88,7 @@ class Puller:
         """Ask no more; the jobs go on. May be called again."""
         self._closing.set()
         self._caller.abort()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("the puller does not end within %g s", JOIN_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,7 @@ from vdag.control.rest.bodies import MAX_REPLY_NBYTES, read_reply, taken_from, w
 from vdag.control.rest.caller import Caller, Reply, check_place
 from vdag.control.rest.parcels import Parcel, User, times_of, with_found
 from vdag.errors import ChannelClosed, ConfigError, VdagError
+from vdag.threads import wait_ended
 from vdag.transport import codec, messages
 
 if TYPE_CHECKING:
@@ -198,11 +199,7 @@ class ServiceEdge:
             self._drop(parcel, "closed", "")
         for caller in callers:
             caller.abort()
-        deadline_s = time.monotonic() + JOIN_TIMEOUT_S
-        for thread in threads:
-            thread.join(max(deadline_s - time.monotonic(), 0.0))
-            if thread.is_alive():
-                logger.error("%s does not end within %g s", thread.name, JOIN_TIMEOUT_S)
+        wait_ended(*threads, timeout_s=JOIN_TIMEOUT_S)
 
     def _want_thread(self) -> None:
         """Start another thread if all are at work; under the lock."""

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vdag.control.profile import Profile
+from vdag.control.profile import Cost, Profile
+from vdag.control.profile.costs import MAX_BATCH
 from vdag.control.scheduling.branching import branches_of
 from vdag.control.scheduling.cases import Case
+from vdag.control.scheduling.events import NodeInfo
 from vdag.control.scheduling.nodes import Nodes
 from vdag.control.scheduling.surroundings import NO_LOAD, TaskLoad
 
@@ -22,16 +24,20 @@ MOST = 1e3
 #: Bytes per second that one query may claim of an uplink.
 MOST_SENT = 1e11
 #: Of a task that nobody has measured anywhere.
-UNKNOWN_S = 0.05
+UNKNOWN = Cost(0.05, 0.05)
 #: What rounding leaves where nothing is taken.
 LEAST = 1e-9
+#: Measured costs that are kept; beyond, they are asked for anew.
+MAX_PRIORS = 20_000
 
 
 class Loads:
     """Worker-seconds per second, by node and task; O(tasks of the query) for each change.
 
-    A query takes its plan's frames per second times the seconds of a frame: those that its job has
-    measured under the plan, before that those of the profile.
+    A query takes its plan's frames per second times the seconds of a worker that each takes: those
+    that its job has measured under the plan, before that those of the profile. Frames that are
+    worked on together share the seconds of their batch, and count as in the best batch that the
+    profile knows: a worker that is not full works on fewer at a time, and has that much room left.
 
     Args:
         nodes: the live nodes.
@@ -40,6 +46,9 @@ class Loads:
 
     def __init__(self, nodes: Nodes, profile: Profile) -> None:
         self._nodes, self._profile = nodes, profile
+        #: What the profile has measured, of one version of it; by task, model, resolution, place.
+        self._priors: dict[tuple[str, int, str, tuple[str, ...]], Cost | None] = {}
+        self._version = profile.version
         #: Query to (node, task) to what it takes.
         self._claims: dict[str, dict[tuple[str, str], float]] = {}
         self._busy: dict[tuple[str, str], float] = {}
@@ -130,24 +139,38 @@ class Loads:
 
     def _claim(self, case: Case, task: str) -> float:
         assert case.plan is not None, "only a plan claims anything"
-        fps = case.plan.video_conf.fps
-        seconds = _measured(case.runtime, task) if case.is_measured else None
-        if seconds is None:
-            seconds = self._expected(case, task)
-        return min(fps * seconds, MOST)
-
-    def _expected(self, case: Case, task: str) -> float:
-        assert case.plan is not None, "only a plan claims anything"
-        placement = case.plan.flow_mapping[task]
+        conf, placement = case.plan.video_conf, case.plan.flow_mapping[task]
+        what = task, placement.model_id, conf.resolution
         node = self._nodes.get(placement.node_addr)
-        cost = None
-        if node is not None:
-            resolution = case.plan.video_conf.resolution
-            cost = self._profile.cost(task, placement.model_id, resolution, node)
-        if cost is None:
-            return UNKNOWN_S
-        objects = _number(case.runtime.get("obj_n")) or 0.0
-        return cost.compute_s + cost.per_object_s * objects
+        seconds = _measured(case.runtime, "process_delay", task) if case.is_measured else None
+        if seconds is None:
+            cost = (self._profile.cost(*what, node) if node is not None else None) or UNKNOWN
+            busy_s = cost.busy_at(cost.mean_s(_number(case.runtime.get("obj_n")) or 0.0))
+        else:
+            batch = _measured(case.runtime, "batch", task) or 1.0
+            cost = self._batching(*what, node) if node is not None else UNKNOWN
+            busy_s = cost.busy_at(seconds, min(max(batch, 1.0), MAX_BATCH))
+        return min(conf.fps * busy_s, MOST)
+
+    def _batching(self, task: str, model_id: int, resolution: str, node: NodeInfo) -> Cost:
+        """Return a cost whose batches are those of a node, whatever its seconds.
+
+        The report that is counted has just taught the profile something, so what it keeps of the
+        node's costs is void. What was measured before is not, and says all of batches, mostly.
+        """
+        profile = self._profile
+        if self._version != profile.version or len(self._priors) >= MAX_PRIORS:
+            self._priors.clear()
+            self._version = profile.version
+        key = (task, model_id, resolution, profile.place(node))
+        if key not in self._priors:
+            self._priors[key] = profile.prior(task, model_id, resolution, node)
+        prior = self._priors[key]
+        if prior is None:
+            return UNKNOWN
+        if not prior.batches and profile.learned(task, node).batch:
+            return profile.cost(task, model_id, resolution, node) or UNKNOWN
+        return prior
 
     def _count(self, before: Mapping[Place, float], claims: Mapping[Place, float]) -> None:
         """Count a query once at each node where it has a task."""
@@ -208,10 +231,10 @@ class Loads:
         self._nodes.set_taken(node_addr, place[1], self.total(*place))
 
 
-def _measured(runtime: Mapping[str, Any], task: str) -> float | None:
+def _measured(runtime: Mapping[str, Any], what: str, task: str) -> float | None:
     result = runtime.get("plan_result")
-    delays = result.get("process_delay") if isinstance(result, Mapping) else None
-    return _number(delays.get(task)) if isinstance(delays, Mapping) else None
+    values = result.get(what) if isinstance(result, Mapping) else None
+    return _number(values.get(task)) if isinstance(values, Mapping) else None
 
 
 def _number(value: Any) -> float | None:

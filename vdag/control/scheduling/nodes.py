@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ class Nodes:
         self._alive: dict[str, NodeInfo] = {}
         self._seen_ns: dict[str, int] = {}
         self._by_ip: dict[str, dict[str, None]] = {}
+        self._landings: Counter[str] = Counter()
         self._shares: dict[str, dict[str, Any]] = {}
         self._bandwidth: dict[str, Mapping[str, float]] = {}
         self._left: dict[str, str] = {}  # sessions of nodes that were lost
@@ -45,6 +47,10 @@ class Nodes:
     def alive(self) -> tuple[NodeInfo, ...]:
         """Return all of them."""
         return tuple(self._alive.values())
+
+    def has_landing(self, landing: str) -> bool:
+        """Whether a live node takes frames there."""
+        return landing in self._landings
 
     def is_started_anew(self, node: NodeInfo) -> bool:
         """Whether a node that wants to join is another process than when it was here last."""
@@ -67,6 +73,7 @@ class Nodes:
         """Forget a live node."""
         node = self._alive.pop(node_addr)
         self._forget_ip(node)
+        self._forget_landing(node)
         self._left.pop(node_addr, None)
         self._left[node_addr] = node.session
         if len(self._left) > MAX_LEFT:
@@ -171,6 +178,10 @@ class Nodes:
     def _keep(self, node: NodeInfo) -> None:
         known = self._alive.get(node.node_addr)
         self._alive[node.node_addr] = node
+        if known is None or known.landing != node.landing:
+            self._landings[node.landing] += 1
+            if known is not None:
+                self._forget_landing(known)
         if known is None or known.services != node.services or known.role != node.role:
             self._rooms.keep(node)
         self._shares[node.node_addr] = {
@@ -187,6 +198,11 @@ class Nodes:
         del names[node.node_addr]
         if not names:
             del self._by_ip[node.ip]
+
+    def _forget_landing(self, node: NodeInfo) -> None:
+        self._landings[node.landing] -= 1
+        if not self._landings[node.landing]:
+            del self._landings[node.landing]
 
 
 def has_role(node: NodeInfo, role: str, host: str) -> bool:

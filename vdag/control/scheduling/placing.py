@@ -18,6 +18,8 @@ def read_proposal(
 ) -> Plan:
     """Return the plan that a policy proposes, with each node it means written down.
 
+    If the query says how frames have to be taken, they are, whatever the policy says.
+
     Raises:
         PlanError: a task is not placed, a value is out of range, or a node is not there, does not
             offer the task or cannot be sent frames.
@@ -34,7 +36,10 @@ def read_proposal(
         task: _chosen(task, placement, query.node_addr, nodes)
         for task, placement in plan.flow_mapping.items()
     }
-    return replace(plan, flow_mapping=mapping)
+    conf = query.constraint.video_conf
+    if conf is None:
+        return replace(plan, flow_mapping=mapping)
+    return replace(plan, video_conf=conf, flow_mapping=mapping, task_conf={})
 
 
 def find_lost(query: QueryInfo, plan: Plan, nodes: Nodes) -> list[str]:

@@ -162,8 +162,10 @@ class Scheduler:
 
     def next_due_ns(self) -> int | None:
         """Return when a `Tick` will next have something to do, None for not before an event."""
-        due = (self._silences.next_due_ns(), self._timers.next_due_ns())
-        return min((due_ns for due_ns in due if due_ns is not None), default=None)
+        silent_ns, due_ns = self._silences.next_due_ns(), self._timers.next_due_ns()
+        if silent_ns is None or due_ns is None:
+            return due_ns if silent_ns is None else silent_ns
+        return min(silent_ns, due_ns)
 
     def is_alive(self, node_addr: str) -> bool:
         """Whether a node is there; one that reports and is not has to join."""

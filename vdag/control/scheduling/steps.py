@@ -165,7 +165,7 @@ class Steps:
         before, case.routes = case.routes, routes_of(case.query, plan, self._nodes)
         gone = {lost} if lost else set()
         if before != case.routes:
-            gone |= {*before.values()} - {node.landing for node in self._nodes.alive()}
+            gone |= {each for each in before.values() if not self._nodes.has_landing(each)}
         lost_ones = tuple(sorted(gone))
         self._out.append(
             SendPlan(case.host, case.query_id, plan, case.routes, lost_ones, case.query.constraint)

@@ -109,7 +109,7 @@ class Surroundings(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`Surroundings` at one moment, to be sent to another process; without a profile.
+    """`Surroundings` at one moment, to be sent to another process.
 
     Attributes:
         around: all live nodes, the host first.
@@ -118,6 +118,7 @@ class Snapshot:
         links: see `bandwidth`.
         loads: `node_addr` to task to what other queries take.
         sent: `node_addr` to how many other queries send frames from there, and bytes per second.
+        knowledge: see `profile`, null for none; it does not travel with the rest.
     """
 
     around: tuple[NodeInfo, ...]
@@ -126,6 +127,7 @@ class Snapshot:
     links: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     loads: Mapping[str, Mapping[str, TaskLoad]] = field(default_factory=dict)
     sent: Mapping[str, TaskLoad] = field(default_factory=dict)
+    knowledge: Profile | None = field(default=None, compare=False, repr=False)
 
     @property
     def host(self) -> NodeInfo:
@@ -134,8 +136,8 @@ class Snapshot:
 
     @property
     def profile(self) -> Profile:
-        """Return an empty one."""
-        return Profile()
+        """See `Surroundings.profile`; an empty one for none."""
+        return Profile() if self.knowledge is None else self.knowledge
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """See `Surroundings.nodes`."""

@@ -106,6 +106,7 @@ class LiveSurroundings:
             self.bandwidth(),
             self._loads.by_node(query_id),
             self._loads.sent(query_id),
+            self._profile,
         )
 
     def _fit(

@@ -12,8 +12,9 @@ from vdag import _native as native
 from vdag.control.service import images
 from vdag.control.service.images import Bounds, Picture
 from vdag.errors import ConfigError, ImageError
+from vdag.wording import rephrase
 
-__all__ = ["LIFTED_NBYTES", "Fields", "Parts", "Source", "check_nbytes", "lift", "rephrase"]
+__all__ = ["LIFTED_NBYTES", "Fields", "Parts", "Source", "check_nbytes", "lift"]
 
 #: From this size on a body is looked at for a literal that can be taken out of it; and what is left
 #: there, which no caller sends in its place: no picture is an empty text.
@@ -187,14 +188,3 @@ def check_nbytes(name: str, nbytes: int, limit: int) -> None:
     """
     if nbytes > limit:
         raise ConfigError(f"field {name} of {nbytes} bytes exceeds limit {limit}")
-
-
-def rephrase(err: Exception) -> str:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.pid`" into this package's words."""
-    if isinstance(err, RecursionError):
-        return "it is nested too deeply"
-    text, _, place = str(err).partition(" - at ")
-    text = text if text.startswith("JSON") else text[:1].lower() + text[1:]
-    text = text.replace("`", "")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    return f"{place}: {text}" if place else text

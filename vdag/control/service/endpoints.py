@@ -11,14 +11,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from fastapi import Request, Response
 
 from vdag.config import ServiceConfig
 from vdag.control import cluster
 from vdag.control.cluster import Cluster
-from vdag.control.http.faults import error_body
+from vdag.control.exposition import Figures
+from vdag.control.http.faults import failure
 from vdag.control.http.gate import BodyRoom
+from vdag.control.http.replies import reply, written
 from vdag.control.limits import Limit
 from vdag.control.service import schemas
 from vdag.control.service.executing import UNREGISTERED, WAYS, Executing, Way, media_type
@@ -32,8 +33,6 @@ from vdag.errors import PackagesUnavailable
 
 __all__ = ["Endpoints", "Parts"]
 
-JSON = "application/json"
-
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -46,6 +45,7 @@ class Parts:
         cluster: who knows the nodes.
         place: what callers are told about where they are.
         packages: that are uploaded; None if none are taken.
+        figures: for `/metrics`, of what the node does beside the service.
     """
 
     config: ServiceConfig
@@ -54,6 +54,7 @@ class Parts:
     cluster: Cluster
     place: Place
     packages: PackageStore | None = None
+    figures: Figures = tuple
 
 
 class Endpoints:
@@ -69,7 +70,7 @@ class Endpoints:
         self._room = BodyRoom(
             max_nbytes=config.max_body_nbytes, total_nbytes=config.max_bodies_nbytes
         )
-        self._metrics = Metrics(parts.staff, parts.execution)
+        self._metrics = Metrics(parts.staff, parts.execution, parts.figures)
         self.executing = Executing(
             config,
             execution=parts.execution,
@@ -146,35 +147,35 @@ class Endpoints:
             "nbytes": package.nbytes,
             "enabled": package.is_enabled,
         }
-        return _reply(found)
+        return reply(found)
 
     async def list_services(self) -> Response:
         """Return the names of the tasks that can be executed."""
-        return _reply(list(self._staff.tasks))
+        return reply(list(self._staff.tasks))
 
     async def execute_urls(self, request: Request) -> Response:
         """Return the URLs of all nodes that offer a task."""
         task = request.path_params["task"]
         found = cluster.execute_urls(self._parts.cluster.nodes(), task)
-        return _reply(found) if found else Response(UNREGISTERED, 404, media_type=JSON)
+        return reply(found) if found else written(UNREGISTERED, 404)
 
     async def system_status(self) -> Response:
         """Return the state of all nodes, by role and address."""
-        return _reply(cluster.system_status(self._parts.cluster.nodes()))
+        return reply(cluster.system_status(self._parts.cluster.nodes()))
 
     async def cluster_info(self) -> Response:
         """Return the state of all nodes, by address."""
-        return _reply(cluster.cluster_info(self._parts.cluster.nodes()))
+        return reply(cluster.cluster_info(self._parts.cluster.nodes()))
 
     async def resource_info(self) -> Response:
         """Return what the tasks of all nodes may use, by role and address."""
-        return _reply(cluster.resource_info(self._parts.cluster.nodes()))
+        return reply(cluster.resource_info(self._parts.cluster.nodes()))
 
     async def health(self) -> Response:
         """Say whether the exchange of the node works."""
         if self._staff.fault:
-            return Response(error_body(self._staff.fault), 503, media_type=JSON)
-        return _reply({"status": 0})
+            return failure(self._staff.fault, 503)
+        return reply({"status": 0})
 
     async def readiness(self) -> Response:
         """Say whether every task has a worker that serves."""
@@ -184,8 +185,8 @@ class Endpoints:
         ]
         if waiting or self._staff.fault:
             text = self._staff.fault or f"no worker serves {', '.join(waiting)}"
-            return Response(error_body(text), 503, media_type=JSON)
-        return _reply({"status": 0})
+            return failure(text, 503)
+        return reply({"status": 0})
 
     async def metrics(self) -> Response:
         """Return the figures of the node in Prometheus' text format."""
@@ -210,7 +211,7 @@ class Endpoints:
             "cpu_util_limit": cpu,
             "mem_util_limit": memory,
         }
-        return _reply({**body, **more})
+        return reply({**body, **more})
 
 
 def _limit(order: schemas.LimitTask) -> Limit:
@@ -222,7 +223,3 @@ def _limit(order: schemas.LimitTask) -> Limit:
         None if cpus is None else tuple(cpus),
         None if mems is None else tuple(mems),
     )
-
-
-def _reply(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), media_type=JSON)

@@ -31,6 +31,7 @@ from vdag.errors import (
     VdagError,
 )
 from vdag.results import Outputs
+from vdag.sparing import SparingLog
 from vdag.transport import codec, messages
 from vdag.transport.codec import Descriptor
 from vdag.transport.messages import Dropped
@@ -151,6 +152,7 @@ class Execution:
         self._pending: dict[int, _Errand] = {}
         self._seq = self._answered = self._failed = self._given_up = 0
         self._late = self._stray = 0
+        self._log = SparingLog(logger)
         self._is_closing = self._is_called = False
         self._arrived: deque[bytes | tuple[int, BaseException | None]] = deque()
         self._sender: Sender | None = None
@@ -199,12 +201,12 @@ class Execution:
         """
         if len(works) == 1:
             return [await self.run(works[0], timeout_s)]
-        deadline = time.monotonic() + timeout_s
+        deadline_s = time.monotonic() + timeout_s
         window = asyncio.Semaphore(WINDOW)
 
         async def run(work: Work) -> Answer:
             async with window:
-                return await self.run(work, max(deadline - time.monotonic(), 0.0))
+                return await self.run(work, max(deadline_s - time.monotonic(), 0.0))
 
         tasks = [asyncio.ensure_future(run(work)) for work in works]
         try:
@@ -309,11 +311,30 @@ class Execution:
         stream = self._sender.stream if self._sender is not None else -1
         while self._arrived:
             item = self._arrived.popleft()
-            seq, result = _read(item, stream) if isinstance(item, bytes) else item
+            seq, result = self._read(item, stream) if isinstance(item, bytes) else item
             errand = self._pending.get(seq)
             if errand is None or not errand.settle(result):
                 self._stray += seq < 0
                 self._late += seq >= 0
+
+    def _read(self, part: bytes, stream: int) -> tuple[int, Answer | VdagError]:
+        """Return the number of a piece of work and what became of it; -1 for a stray message."""
+        try:
+            if messages.is_control(part):
+                message = messages.decode(part)
+                if not isinstance(message, Dropped) or message.stream != stream:
+                    raise FrameFormatError(f"{type(message).__name__} is not for a service")
+                error = _error(message)
+                if isinstance(error, StageError):
+                    self._log.warning(message.task, "%s failed: %s", message.task, message.detail)
+                return message.seq, error
+            descriptor = codec.decode([part])
+            if descriptor.header.stream != stream or len(descriptor.route) != 3:
+                raise FrameFormatError(f"descriptor is of job {descriptor.job!r}")
+            return descriptor.header.seq, _answer(descriptor)
+        except FrameFormatError as err:
+            logger.debug("stray message: %s", err)
+            return -1, err
 
 
 def _send(sender: Sender, errand: _Errand) -> bool:
@@ -325,23 +346,6 @@ def _send(sender: Sender, errand: _Errand) -> bool:
     if errand.is_over:  # which nobody may have dropped yet: it has only just got its reference
         errand.end()
     return True
-
-
-def _read(part: bytes, stream: int) -> tuple[int, Answer | VdagError]:
-    """Return the number of a piece of work and what became of it; -1 for a stray message."""
-    try:
-        if messages.is_control(part):
-            message = messages.decode(part)
-            if not isinstance(message, Dropped) or message.stream != stream:
-                raise FrameFormatError(f"{type(message).__name__} is not for a service")
-            return message.seq, _error(message)
-        descriptor = codec.decode([part])
-        if descriptor.header.stream != stream or len(descriptor.route) != 3:
-            raise FrameFormatError(f"descriptor is of job {descriptor.job!r}")
-        return descriptor.header.seq, _answer(descriptor)
-    except FrameFormatError as err:
-        logger.debug("stray message: %s", err)
-        return -1, err
 
 
 def _answer(descriptor: Descriptor) -> Answer:
@@ -363,5 +367,4 @@ def _error(notice: Dropped) -> VdagError:
         return ChannelClosed(f"{notice.task} is not served any more: {reason}")
     if notice.reason == "poison":
         return StageError(notice.task, notice.seq, f"two workers died over it: {reason}")
-    logger.warning("%s failed: %s", notice.task, notice.detail)
     return StageError(notice.task, notice.seq, reason)

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from vdag.transport.queues import REASONS
 
 if TYPE_CHECKING:
+    from vdag.control.exposition import Figures
     from vdag.control.service.execution import Execution
     from vdag.control.service.staff import Staff
     from vdag.metrics import Summary
@@ -33,11 +34,12 @@ class Metrics:
     Args:
         staff: of its node.
         execution: of the service.
+        more: figures of what the node does beside it.
     """
 
-    def __init__(self, staff: Staff, execution: Execution) -> None:
+    def __init__(self, staff: Staff, execution: Execution, more: Figures = tuple) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Figures(staff, execution))
+        self._registry.register(_Figures(staff, execution, more))
         self._latency = Histogram(
             "vdag_request_seconds",
             "From a request's arrival to its reply.",
@@ -65,8 +67,8 @@ class Metrics:
 class _Figures(Collector):
     """Reads the node's own figures when it is asked."""
 
-    def __init__(self, staff: Staff, execution: Execution) -> None:
-        self._staff, self._execution = staff, execution
+    def __init__(self, staff: Staff, execution: Execution, more: Figures) -> None:
+        self._staff, self._execution, self._more = staff, execution, more
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing: asking the exchange at registration would be too early."""
@@ -80,6 +82,7 @@ class _Figures(Collector):
         yield from _worker_metrics(stats)
         yield from self._staff_metrics()
         yield from self._service_metrics()
+        yield from self._more()
 
     def _staff_metrics(self) -> Iterator[Metric]:
         workers = GaugeMetricFamily("vdag_workers", "Worker processes.", labels=["task", "state"])

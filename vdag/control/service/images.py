@@ -27,8 +27,10 @@ from numpy.typing import NDArray
 
 from vdag import _native as native
 from vdag.control.service.json_lists import first_inside, split_lists, split_strings
-from vdag.errors import DependencyMissing, ImageError
+from vdag.errors import ImageError
+from vdag.extras import opencv
 from vdag.frame import UInt8Image
+from vdag.wording import rephrase
 
 __all__ = [
     "MAX_SIDE",
@@ -124,10 +126,7 @@ class _Png:
     height: int
 
     def write(self, out: UInt8Image) -> None:
-        try:
-            import cv2
-        except ImportError as err:
-            raise DependencyMissing("cv2", "video") from err
+        cv2 = opencv()
         _check_chunks(self.data)
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         try:
@@ -244,7 +243,7 @@ def from_json(value: Buffer, bounds: Bounds) -> Picture:
         try:
             text = msgspec.json.decode(value, type=str)
         except (msgspec.DecodeError, UnicodeDecodeError) as err:
-            raise ImageError(f"picture is no text: {_lower(err)}") from err
+            raise ImageError(f"picture is no text: {rephrase(err)}") from err
         return from_text(text, bounds)
     if start == b"[":
         return _from_lists(memoryview(value), bounds)
@@ -281,7 +280,7 @@ def from_msgpack(value: Buffer, bounds: Bounds) -> Picture:
             return from_text(msgspec.msgpack.decode(value, type=str), bounds)
         found = msgspec.msgpack.decode(value, type=_Shaped)
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise ImageError(f"picture is no bin, str, or shape and data: {_lower(err)}") from err
+        raise ImageError(f"picture is no bin, str, or shape and data: {rephrase(err)}") from err
     height, width, _ = found.shape
     _check_size(width, height, bounds)
     if len(found.data) != height * width * 3:
@@ -301,7 +300,7 @@ def list_from_msgpack(value: Buffer, bounds: Bounds) -> list[Picture]:
             raise ImageError(f"list of {count} pictures exceeds limit {bounds.max_pictures}")
         values = msgspec.msgpack.decode(value, type=list[msgspec.Raw])
     except msgspec.DecodeError as err:
-        raise ImageError(f"pictures are not in a list: {_lower(err)}") from err
+        raise ImageError(f"pictures are not in a list: {rephrase(err)}") from err
     return [from_msgpack(memoryview(item), bounds) for item in values]
 
 
@@ -338,7 +337,7 @@ def _read_row(text: memoryview, number: int, *, is_gray: bool) -> NDArray[np.uin
             return np.array(_GRAY.decode(text), np.uint8)[:, None]
         pixels = _COLOUR.decode(text)
     except msgspec.DecodeError as err:
-        raise ImageError(f"row {number} of the picture: {_lower(err)}") from err
+        raise ImageError(f"row {number} of the picture: {rephrase(err)}") from err
     return np.fromiter(chain.from_iterable(pixels), np.uint8, 3 * len(pixels)).reshape(-1, 3)
 
 
@@ -387,9 +386,3 @@ def _first(value: Buffer) -> bytes:
 
 def _contiguous(data: Buffer) -> bytes | memoryview:
     return data if isinstance(data, (bytes, memoryview)) else memoryview(data)
-
-
-def _lower(err: Exception) -> str:
-    """Return msgspec's words in the form of ours."""
-    text = str(err).replace("`", "")
-    return text if text.startswith("JSON") else text[:1].lower() + text[1:]

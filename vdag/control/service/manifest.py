@@ -24,6 +24,7 @@ from vdag.control.service.archives import PATH, StoredFile, quote
 from vdag.errors import ConfigError, GraphError, PayloadTooLarge
 from vdag.graph import Graph, Signature
 from vdag.tasks import find, names
+from vdag.wording import rephrase
 
 __all__ = [
     "MAX_STAGES",
@@ -133,12 +134,8 @@ def read_task(text: bytes) -> TaskFile:
     """
     try:
         return msgspec.json.decode(text, type=TaskFile)
-    except RecursionError as err:
-        raise ConfigError(f"field {TASK_FIELD}: it is nested too deeply") from err
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        words = str(err).replace("`", "").replace("$.", "")
-        words = words if words.startswith("JSON") else words[:1].lower() + words[1:]
-        raise ConfigError(f"field {TASK_FIELD}: {words}") from err
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise ConfigError(f"field {TASK_FIELD}: {rephrase(err)}") from err
 
 
 def identity_of(name: str, files: Sequence[StoredFile]) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vdag.errors import ConfigError, InvalidTransition, VdagError
 from vdag.tasks import TaskOptions, find
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,8 +30,9 @@ __all__ = ["Openings", "Tell"]
 
 logger = logging.getLogger(__name__)
 
-#: Is told a task, the number of the order, and why it is not done; nothing once it is.
-Tell = Callable[[str, int, str], None]
+#: Is told a task, the number of the order, why it is not done, nothing once it is, and the seconds
+#: that it took when it was tried, 0 for it was not.
+Tell = Callable[[str, int, str, float], None]
 
 #: For workers to load their task.
 START_TIMEOUT_S = 60.0
@@ -50,6 +52,15 @@ class _Order:
     workers: int
     number: int
     tell: Tell
+    trial: tuple[int, int] | None = None
+
+    def refuse(self, task: str, reason: str) -> None:
+        """Say why it is not carried out."""
+        self.tell(task, self.number, reason, 0.0)
+
+    def confirm(self, task: str, trial_s: float | None = None) -> None:
+        """Say that it is carried out."""
+        self.tell(task, self.number, "", trial_s or 0.0)
 
 
 @dataclass(slots=True)
@@ -80,7 +91,14 @@ class Openings:
         self._thread = threading.Thread(target=self._run, name="vdag-openings", daemon=True)
         self._thread.start()
 
-    def order(self, task: str, workers: int, number: int, tell: Tell) -> None:
+    def order(
+        self,
+        task: str,
+        workers: int,
+        number: int,
+        tell: Tell,
+        trial: tuple[int, int] | None = None,
+    ) -> None:
         """Have a task done, or no more; in place of what was ordered of it before.
 
         Args:
@@ -88,6 +106,7 @@ class Openings:
             workers: processes, none for not any more.
             number: of the order.
             tell: is told by another thread what came of it.
+            trial: width and height of a picture that its workers try it on; None for none.
 
         Raises:
             ConfigError: too many tasks are open.
@@ -95,7 +114,7 @@ class Openings:
         with self._changed:
             if workers and task not in self._ordered and len(self._ordered) >= MAX_OPEN:
                 raise ConfigError(f"{MAX_OPEN} tasks are open, which is the limit")
-            order = _Order(workers, number, tell)
+            order = _Order(workers, number, tell, trial)
             if workers:
                 self._ordered[task] = order
             else:
@@ -113,9 +132,7 @@ class Openings:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("%s does not end within %g s", self._thread.name, JOIN_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -151,12 +168,12 @@ class Openings:
 
     def _begin(self, task: str, order: _Order) -> None:
         if task not in self._ours and task in self._staff.tasks:
-            order.tell(task, order.number, "")
+            order.confirm(task)
             return
         self._changes.pop(task, None)
         before = self._ours.get(task, 0)
         if order.workers > before:
-            self._start(task, order.workers - before)
+            self._start(task, order.workers - before, order.trial)
         elif order.workers < before:
             if not order.workers:
                 self._staff.disown(task)  # before its workers go: nobody shall count on them
@@ -167,9 +184,9 @@ class Openings:
         if order.workers or before:
             self._changes[task] = _Change(order, time.monotonic() + wait_s)
         else:
-            order.tell(task, order.number, "")
+            order.confirm(task)
 
-    def _start(self, task: str, count: int) -> None:
+    def _start(self, task: str, count: int, trial: tuple[int, int] | None) -> None:
         find(task)  # before anything is opened for it
         if task not in self._ours:
             try:
@@ -177,7 +194,7 @@ class Openings:
             except InvalidTransition:
                 logger.debug("%s is open: its workers have not all ended yet", task)
             self._ours[task] = 0
-        self._pool.add(task, TaskOptions(), count=count)
+        self._pool.add(task, TaskOptions(), count=count, trial=trial)
 
     def _look_at_start(self, task: str, order: _Order) -> None:
         change, found = self._changes[task], self._pool.counts().get(task)
@@ -187,7 +204,7 @@ class Openings:
             del self._changes[task]
             self._staff.adopt(task, TaskOptions())
             logger.info("%s is open with %d workers", task, order.workers)
-            order.tell(task, order.number, "")
+            order.confirm(task, found.trial_s)
         elif time.monotonic() >= change.until_s:
             raise ConfigError(f"workers of {task} do not serve within {START_TIMEOUT_S:g} s")
 
@@ -198,7 +215,7 @@ class Openings:
         del self._changes[task]
         self._shut(task)
         logger.info("%s is closed", task)
-        order.tell(task, order.number, "")
+        order.confirm(task)
 
     def _give_up(self, task: str, order: _Order, reason: str) -> None:
         """Have a task not done after all, and say why."""
@@ -212,7 +229,7 @@ class Openings:
             self._shut(task)
         except VdagError as err:
             logger.warning("%s could not be closed: %s", task, err)
-        order.tell(task, order.number, reason)
+        order.refuse(task, reason)
 
     def _shut(self, task: str) -> None:
         if self._ours.pop(task, None) is None:

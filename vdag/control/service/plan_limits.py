@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vdag.errors import VdagError
 from vdag.plan import ResourceLimit
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,9 +99,7 @@ class PlanLimits:
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
-        self._thread.join(JOIN_TIMEOUT_S)
-        if self._thread.is_alive():
-            logger.error("%s does not end within %g s", self._thread.name, JOIN_TIMEOUT_S)
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self

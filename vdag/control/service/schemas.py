@@ -26,12 +26,12 @@ from vdag.control.service.bodies import (
     Source,
     check_nbytes,
     lift,
-    rephrase,
 )
 from vdag.control.service.forms import read_form
 from vdag.control.service.images import Bounds, Picture
 from vdag.errors import ConfigError
 from vdag.graph import Signature
+from vdag.wording import rephrase
 
 __all__ = [
     "ALIASES",

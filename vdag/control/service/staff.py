@@ -19,6 +19,7 @@ from vdag.errors import ConfigError, LimitsUnavailable, TransportError, VdagErro
 from vdag.plan import ResourceLimit
 from vdag.tasks import TaskOptions
 from vdag.tasks.variants import variants as of_task
+from vdag.threads import wait_ended
 
 if TYPE_CHECKING:
     from vdag.control.resources import Sampler
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 INTERVAL_S = 1.0
 #: How long `add` waits for the new worker to load its model.
 START_TIMEOUT_S = 60.0
+#: For the thread, which may be asking an exchange that does not answer.
+JOIN_TIMEOUT_S = 15.0
 #: Weights that the documents name; here the task's own model does their work.
 DOCUMENTED_WEIGHTS = frozenset({"yolov5s.pt"})
 #: Of a worker that the exchange still gives work, or waits for.
@@ -257,7 +260,7 @@ class Staff:
     def close(self) -> None:
         """End the thread; the figures stay as they are."""
         self._is_closing.set()
-        self._thread.join()
+        wait_ended(self._thread, timeout_s=JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
         """Body of the thread."""

@@ -27,13 +27,13 @@ from vdag.control.simulation.agenda import Agenda
 from vdag.control.simulation.books import is_met
 from vdag.control.simulation.edges import DECODE_S, ENCODE_S
 from vdag.control.simulation.flow_reports import Hop, runtime_of
-from vdag.control.simulation.frames import HEADER_NBYTES, LOCAL_HOP_NS, peers_of, with_videos
+from vdag.control.simulation.frames import HEADER_NBYTES, peers_of, with_videos
 from vdag.control.simulation.machines import device_state
 from vdag.control.simulation.outcome import Books, Window
 from vdag.control.simulation.scenario import NodeSpec, QuerySpec, Scenario, Step
 from vdag.control.simulation.scenes import Scene, View
 from vdag.control.simulation.truth import Truth
-from vdag.control.simulation.waits import Wait, at_wire, at_workers
+from vdag.control.simulation.waits import Wait, at_wire, at_workers, free_cores, on_node
 from vdag.control.simulation.wires import Wires
 from vdag.control.simulation.world import Record
 from vdag.plan import Plan
@@ -41,7 +41,6 @@ from vdag.plan import Plan
 __all__ = ["FluidWorld"]
 
 _NS = 1_000_000_000
-LOCAL_HOP_S = LOCAL_HOP_NS / _NS
 NOTHING = View(0, 0.0, 0.0, False)
 
 
@@ -56,6 +55,20 @@ class _Host:
     is_up: bool = True
     busy: float = 0.0
     jobs: list[_Job] = field(default_factory=list)
+
+    def slowed_by(self, busy: float) -> float:
+        """Return by how much so many busy workers slow each other down, at least 1."""
+        free = free_cores(self.spec, self.cores)
+        if self.spec.cpu_period_s is not None:
+            return max(busy / free, 1.0)
+        # Of less than a core each worker gets that much, however little there is to do.
+        return max(busy / free, 1.0 / free, 1.0)
+
+    def alone(self, mean_s: float, p95_s: float) -> Wait:
+        """Return how long work takes if nobody else is there, but for what `slowed_by` has."""
+        if self.spec.cpu_period_s is None:
+            return Wait(mean_s, p95_s)
+        return on_node(self.spec, self.cores, 1.0, Wait(mean_s, p95_s))
 
 
 @dataclass(slots=True, eq=False)
@@ -250,11 +263,7 @@ class FluidWorld:
             total[addr] += min(seconds, self._hosts[addr].spec.services[task].workers)
         for addr, host in self._hosts.items():
             host.busy = min(total.get(addr, 0.0), host.cores)
-        return {
-            # Of less than a core each worker gets that much, however little there is to do.
-            addr: max(seconds / self._hosts[addr].cores, 1.0 / self._hosts[addr].cores, 1.0)
-            for addr, seconds in total.items()
-        }
+        return {addr: self._hosts[addr].slowed_by(seconds) for addr, seconds in total.items()}
 
     def _load_wires(self, wires: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
         """Return the share of each way that is asked for, its busiest pipe's."""
@@ -287,22 +296,24 @@ class FluidWorld:
         for task, addr, mean_s, p95_s, nbytes in job.hops:
             if not self._hosts[addr].is_up:
                 share = 0.0
-            compute_s = mean_s * slow[addr]
+            alone = self._hosts[addr].alone(mean_s, p95_s)
+            compute_s = alone.mean_s * slow[addr]
             workers = self._hosts[addr].spec.services[task].workers
-            asked = busy[addr, task] * slow[addr]
+            asked = busy[addr, task] * slow[addr] * (alone.mean_s / mean_s)
             queue = at_workers(compute_s, workers, asked, queries[addr, task])
             share = min(share, workers / asked if asked > workers else 1.0)
-            transfer = Wait(LOCAL_HOP_S, LOCAL_HOP_S)
+            hop_s = self._hosts[addr].spec.hop_ms / 1e3
+            transfer = Wait(hop_s, hop_s)
             if nbytes:
                 load = loads[before, addr]
                 transfer = self._travel(job, before, addr, nbytes, load, streams[before, addr])
                 share = min(share, 1.0 / load if load > 1.0 else 1.0)
             parts[task] = (transfer.mean_s, queue.mean_s, compute_s)
             total_s += transfer.mean_s + queue.mean_s + compute_s
-            for wait in (transfer, queue, Wait(compute_s, p95_s * slow[addr])):
+            for wait in (transfer, queue, Wait(compute_s, alone.p95_s * slow[addr])):
                 spread_s2 += (wait.p95_s - wait.mean_s) ** 2
             before = addr
-        home_s = LOCAL_HOP_S
+        home_s = self._hosts[job.host].spec.hop_ms / 1e3
         if before != job.host:
             ends = self._names[before], self._names[job.host]
             home_s = self._wires.latency_ns(*ends, self._agenda.now_ns) / _NS

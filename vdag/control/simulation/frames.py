@@ -33,11 +33,9 @@ from vdag.job.parts import Times
 from vdag.plan import Plan
 from vdag.transport.flow import Item
 
-__all__ = ["HEADER_NBYTES", "LOCAL_HOP_NS", "FrameWorld", "peers_of", "with_videos"]
+__all__ = ["HEADER_NBYTES", "FrameWorld", "peers_of", "with_videos"]
 
 _NS = 1_000_000_000
-#: From one queue to the next on one node: descriptors over a socket.
-LOCAL_HOP_NS = 300_000
 #: Of a descriptor, whatever it carries.
 HEADER_NBYTES = 400
 #: A frame's size spreads by so much, as a share.
@@ -92,6 +90,7 @@ class FrameWorld:
                 work_of=self._work_of,
                 done=self._done,
                 dropped=self._dropped,
+                phase=random.Random(f"{seed} period {spec.name}").random(),
             )
             for spec in scenario.nodes
         }
@@ -215,9 +214,18 @@ class FrameWorld:
         """Send a frame from a node to the next hop of its route."""
         self.frames += position == 0 and branch == 0
         stop = _Stop(trip, branch, position)
+        wakes_ns = self._machines[here].wakes_ns()
+        if wakes_ns > self._agenda.now_ns:  # nobody there can see to it before
+            self._agenda.at(wakes_ns, self._leave, stop, here)
+        else:
+            self._leave(stop, here)
+
+    def _leave(self, stop: _Stop, here: str) -> None:
+        trip, branch, position = stop.trip, stop.branch, stop.position
         endpoint = trip.itinerary.routes[branch][position].endpoint
         if endpoint == here:
-            self._agenda.after(LOCAL_HOP_NS, self._arrive, stop)
+            hop_ns = round(self._machines[here].spec.hop_ms * 1e6)
+            self._agenda.after(hop_ns, self._arrive, stop)
         else:
             self._edge(here, endpoint, stop).send(self._parcel(stop))
 
@@ -260,10 +268,14 @@ class FrameWorld:
 
     def _arrive(self, stop: _Stop) -> None:
         trip, route = stop.trip, stop.trip.itinerary.routes[stop.branch]
+        hop = route[stop.position]
+        wakes_ns = self._machines[hop.endpoint].wakes_ns()
+        if wakes_ns > self._agenda.now_ns:  # nobody there takes it in before
+            self._agenda.at(wakes_ns, self._arrive, stop)
+            return
         if stop.position == len(route) - 1:
             trip.run.arrive(trip, stop.branch)
             return
-        hop = route[stop.position]
         stop.arrived_ns = self._agenda.now_ns
         item = Item(
             trip.itinerary.stream,
@@ -287,7 +299,12 @@ class FrameWorld:
     def _done(self, machine: Machine, item: Item, batch: Batch) -> None:
         stop: _Stop = item.token
         stop.trip.times[item.task] = Times(
-            batch.start_ns, batch.end_ns, batch.pid, stop.arrived_ns, stop.nbytes
+            batch.start_ns,
+            batch.end_ns,
+            batch.pid,
+            stop.arrived_ns,
+            stop.nbytes,
+            len(batch.items),
         )
         self._depart(stop.trip, stop.branch, stop.position + 1, machine.node_addr)
 

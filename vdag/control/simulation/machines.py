@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from vdag.control.scheduling.events import NodeInfo, ServiceInfo
 from vdag.control.simulation.agenda import Agenda
+from vdag.control.simulation.cpus import Cpu
 from vdag.control.simulation.scenario import NodeSpec, Step
 from vdag.transport.flow import Deliver, Drop, Flow, Grant, Instruction, Item
 
@@ -56,9 +57,9 @@ class Machine:
     """A node.
 
     Frames wait in a `Flow`, the machine of the real exchange. Workers take them as real ones do: a
-    batch at work, and credit for as much again. Cores are shared evenly: `n` busy workers on `c`
-    cores each run at `min(1, c / n)` of the node's speed. So all of them run at the same rate at
-    all times, and a clock of work done per worker tells in one heap who will be through next.
+    batch at work, and credit for as much again. Cores are shared evenly (`Cpu`), so all busy
+    workers run at the same rate at all times, and a clock of work done per worker tells in one heap
+    who will be through next.
 
     Args:
         spec: what it has.
@@ -67,6 +68,7 @@ class Machine:
         work_of: returns the seconds of work of a frame at speed 1.
         done: is told of every frame that a worker is through with.
         dropped: is told of every frame that was given up, and why.
+        phase: of its quota: which share of a period is over in the beginning.
     """
 
     def __init__(
@@ -78,20 +80,29 @@ class Machine:
         work_of: Callable[[Machine, Item], float],
         done: Done,
         dropped: Dropped,
+        phase: float = 0.0,
     ) -> None:
         self.spec, self.name, self.node_addr = spec, spec.name, node_addr
         self.info = node_info(spec, node_addr)
         self.is_up = True
         self._agenda = agenda
         self._work_of, self._done, self._dropped = work_of, done, dropped
-        self._cores, self._speed = spec.cores, spec.speed
+        period_ns = round((spec.cpu_period_s or 0.0) * _NS)
+        self._cpu = Cpu(
+            spec.cores,
+            spec.speed,
+            spec.own_load,
+            period_ns,
+            float(spec.cpus),
+            begun_ns=-round(phase * period_ns),
+        )
         self._limits: dict[str, float] = {}
         # Work that each busy worker has done since the beginning, in seconds at speed 1.
-        self._progress, self._at_ns = 0.0, 0
+        self._progress = 0.0
         self._busy: list[tuple[float, int, _Worker]] = []
         self._order = itertools.count()
         self._alarm = 0
-        self._busy_s = self._since_busy_s = 0.0
+        self._since_busy_s = 0.0
         self._since_ns = 0
         self._open()
 
@@ -103,13 +114,20 @@ class Machine:
     def change(self, step: Step) -> None:
         """Have other cores, another speed, or go, or come back."""
         self._advance()
-        self._cores = step.cores or self._cores
-        self._speed = step.speed or self._speed
+        self._cpu.cores = step.cores or self._cpu.cores
+        self._cpu.speed = step.speed or self._cpu.speed
         if step.up is not None and step.up != self.is_up:
             self.is_up = step.up
             self._busy.clear()
             self._open()
         self._expect_next()
+
+    def wakes_ns(self) -> int:
+        """Return when it can do something next: now, unless its quota is used up."""
+        if not self._cpu.period_ns:
+            return self._agenda.now_ns
+        self._advance()
+        return self._cpu.wakes_ns()
 
     def limit(self, limits: Mapping[str, float]) -> None:
         """Grant tasks shares of the time of all cores, from their next batches on."""
@@ -125,9 +143,9 @@ class Machine:
         self._advance()
         now_ns = self._agenda.now_ns
         elapsed_s = (now_ns - self._since_ns) / _NS
-        busy_s = self._busy_s - self._since_busy_s
-        self._since_ns, self._since_busy_s = now_ns, self._busy_s
-        return device_state(self._cores, busy_s / elapsed_s if elapsed_s else 0.0)
+        busy_s = self._cpu.busy_s - self._since_busy_s
+        self._since_ns, self._since_busy_s = now_ns, self._cpu.busy_s
+        return device_state(self._cpu.cores, busy_s / elapsed_s if elapsed_s else 0.0)
 
     def _open(self) -> None:
         """Begin with empty queues and idle workers."""
@@ -172,28 +190,18 @@ class Machine:
         share = self._limits.get(task, 1.0)
         if share >= 1.0:
             return 1.0
-        return min(share * self._cores / self.spec.services[task].workers, 1.0)
-
-    def _rate(self) -> float:
-        """Return the seconds of work that each busy worker does in a second."""
-        return self._speed * min(1.0, self._cores / len(self._busy)) if self._busy else 0.0
+        return min(share * self._cpu.cores / self.spec.services[task].workers, 1.0)
 
     def _advance(self) -> None:
         """Bring the clock of work up to now."""
-        now_ns = self._agenda.now_ns
-        elapsed_s = (now_ns - self._at_ns) / _NS
-        self._at_ns = now_ns
-        if self._busy:
-            self._progress += elapsed_s * self._rate()
-            self._busy_s += elapsed_s * min(len(self._busy), self._cores)
+        self._progress += self._cpu.advance(self._agenda.now_ns, len(self._busy))
 
     def _expect_next(self) -> None:
         """Set the alarm for the worker that will be through next; earlier alarms are void."""
         self._alarm += 1
         if self._busy:
             left_s = max(self._busy[0][0] - self._progress, 0.0)
-            # Rounded up: at the alarm the work has to be done.
-            delay_ns = int(left_s / self._rate() * _NS) + 1
+            delay_ns = self._cpu.until_done_ns(len(self._busy), left_s)
             self._agenda.after(delay_ns, self._ring, self._alarm)
 
     def _ring(self, alarm: int) -> None:

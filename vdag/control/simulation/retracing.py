@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from vdag.control.profile import Cost, Profile
-from vdag.control.profile.costs import MAX_COMPUTE_S, MIN_COMPUTE_S, pixels_of
+from vdag.control.profile import Profile
+from vdag.control.profile.costs import pixels_of
+from vdag.control.simulation.accounts import accounts_of
 from vdag.control.simulation.edges import DECODE_S, ENCODE_S
+from vdag.control.simulation.hardware import MAX_MBIT
 from vdag.control.simulation.reading import scenario_from_document
-from vdag.control.simulation.scenario import MAX_MBIT, Scenario
+from vdag.control.simulation.scenario import Scenario
+from vdag.control.simulation.tracecosts import costs_of
 from vdag.control.simulation.traces import Trace, TraceFrame, read_trace
 from vdag.control.simulation.wires import MBIT
 from vdag.plan import Plan, VideoConf
@@ -28,10 +31,17 @@ FULL_HD_PIXELS = 1920 * 1080
 USUAL_SIZE = 20_000.0
 #: Of a link that frames were too alike to tell it from.
 USUAL_LATENCY_S = 0.001
+#: Links are not told to be faster than this.
+FAST_MBIT = 1000.0
+#: More than this between two queues of a node was a wait for something else.
+MAX_HOP_MS = 50.0
 
 
 def profile_of_trace(trace: Trace, base: Profile | None = None) -> Profile:
     """Return the knowledge base of what a trace has seen.
+
+    Costs are those of usual moments: medians, so that what else was done on a machine for a few
+    seconds does not count. Those of nodes with a CPU quota are CPU time, without its stalls.
 
     Args:
         trace: of a query.
@@ -39,20 +49,8 @@ def profile_of_trace(trace: Trace, base: Profile | None = None) -> Profile:
     """
     profile = Profile() if base is None else base
     plans = trace.confs()
-    samples: defaultdict[tuple[str, int, str, str], list[tuple[float, float]]] = defaultdict(list)
-    for frame in trace.frames:
-        plan = plans.get(frame.plan)
-        for task, parts in frame.tasks.items() if plan is not None else ():
-            assert plan is not None, "there is nothing to go through without one"
-            place = plan.flow_mapping.get(task)
-            if place is not None:
-                resolution = plan.conf_of(task).resolution
-                addr = place.node_addr or trace.node_addr
-                samples[task, place.model_id, resolution, addr].append(
-                    (frame.obj_n or 0.0, parts.compute)
-                )
-    for (task, model_id, resolution, addr), found in samples.items():
-        profile.put_cost(task, model_id, resolution, _cost(found), addr)
+    for (task, model_id, resolution, addr), cost in costs_of(trace, plans).items():
+        profile.put_cost(task, model_id, resolution, cost, addr)
     for conf, _, _, nbytes in _transfers(trace, plans):
         profile.observe_frame(conf.resolution, conf.encoder, nbytes)
     return profile
@@ -91,29 +89,11 @@ def scenario_of_trace(path_or_trace: Path | Trace) -> Scenario:
     return scenario_from_document(json.loads(json.dumps(document)))
 
 
-def _cost(found: Sequence[tuple[float, float]]) -> Cost:
-    """Return the cost of frames, told by their objects and the seconds that they took."""
-    counts, seconds = zip(*found, strict=True)
-    slope = 0.0
-    if len(found) > 2 and statistics.pstdev(counts) > 0:
-        slope = max(statistics.linear_regression(counts, seconds).slope, 0.0)
-    bare = sorted(max(took - slope * count, MIN_COMPUTE_S) for count, took in found)
-    mean_s = min(statistics.fmean(bare), MAX_COMPUTE_S)
-    p95_s = min(max(bare[max(math.ceil(0.95 * len(bare)) - 1, 0)], mean_s), MAX_COMPUTE_S)
-    return Cost(
-        mean_s,
-        p95_s,
-        min(slope, MAX_COMPUTE_S),
-        samples=len(found),
-        obj_n=statistics.fmean(counts),
-        compute_p50_s=bare[len(bare) // 2],
-    )
-
-
 def _nodes(trace: Trace, plans: Mapping[int, Plan]) -> Iterator[dict[str, Any]]:
     """Yield the nodes of the plans, with as many workers of each task as were seen at work."""
     pids: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     models: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    accounts, hops = accounts_of(trace, plans), _hops(trace, plans)
     roles: dict[str, str] = {trace.node_addr: "edge"}
     for plan in plans.values():
         for task, place in plan.flow_mapping.items():
@@ -133,13 +113,54 @@ def _nodes(trace: Trace, plans: Mapping[int, Plan]) -> Iterator[dict[str, Any]]:
             if node == addr
         }
         cores = sum(len(pids[addr, task]) or 1 for task in services)
-        yield {"name": addr, "role": role, "cores": max(cores, 1), "services": services}
+        node = {"name": addr, "role": role, "cores": max(cores, 1), "services": services}
+        if addr in hops:
+            node["hop_ms"] = hops[addr]
+        quota = accounts.quotas.get(addr)
+        if quota is not None:
+            node |= {
+                "cores": quota.cores,
+                "cpu_period_s": quota.period_s,
+                "cpus": quota.cpus,
+                "own_load": accounts.own_load[addr],
+            }
+        yield node
+
+
+def _hops(trace: Trace, plans: Mapping[int, Plan]) -> dict[str, float]:
+    """Return what it takes from one queue of a node to the next, or home, in the median, in ms."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    if len(trace.branches) != 1:
+        return {}  # which of the branches was home last is not told
+    for frame in trace.frames:
+        if frame.plan not in plans:
+            continue
+        mapping, before = plans[frame.plan].flow_mapping, trace.node_addr
+        inside: defaultdict[str, list[float]] = defaultdict(list)
+        for task in trace.branches[0]:
+            addr, parts = mapping[task].node_addr or trace.node_addr, frame.tasks.get(task)
+            if addr == before and parts is not None:
+                inside[addr].append(parts.transfer + parts.queue)
+            before = addr
+        if before == trace.node_addr:
+            inside[before].append(_home_of(frame))
+        for addr, seconds in inside.items():
+            found[addr].append(statistics.fmean(seconds))
+    return {addr: min(1e3 * statistics.median(each), MAX_HOP_MS) for addr, each in found.items()}
 
 
 def _links(trace: Trace, plans: Mapping[int, Plan]) -> Iterator[dict[str, Any]]:
-    """Yield the links that frames were on, with the rate and the latency that explain them."""
-    seen: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    """Yield the links that frames were on, with the rate and the latency that explain them.
+
+    Of the messages of a configuration the median counts: a mean has in it what was in the way.
+    """
+    alike: defaultdict[tuple[VideoConf, tuple[str, str]], list[tuple[float, float]]]
+    alike = defaultdict(list)
     for conf, ends, both_ways_s, nbytes in _transfers(trace, plans):
+        alike[conf, ends].append((both_ways_s, nbytes))
+    seen: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for (conf, ends), messages in alike.items():
+        both_ways_s, nbytes = map(statistics.median, zip(*messages, strict=True))
         pixels = pixels_of(conf.resolution)
         coding_s = pixels * (ENCODE_S[conf.encoder] + DECODE_S[conf.encoder])
         seen[ends].append((nbytes, max(both_ways_s - coding_s, 1e-5)))
@@ -155,13 +176,15 @@ def _links(trace: Trace, plans: Mapping[int, Plan]) -> Iterator[dict[str, Any]]:
 def _transfers(
     trace: Trace, plans: Mapping[int, Plan]
 ) -> Iterator[tuple[VideoConf, tuple[str, str], float, float]]:
-    """Yield conf, ends, seconds there and back, and bytes of each first way to another node.
+    """Yield conf, ends, seconds there and back, and bytes there of each way to another node.
 
     The time under way is told in equal shares of all ways away from home and back, see
     `vdag.job.parts`: so it is the sum that is known.
     """
+    ways = _ways(trace, plans)
     for each in trace.runtimes:
-        plan = plans.get(each.runtime.get("plan_number", 0))
+        number = each.runtime.get("plan_number", 0)
+        plan = plans.get(number)
         sizes = each.runtime.get("data_trans_size")
         parts = each.runtime.get("plan_result", {}).get("transfer_delay")
         home_s = each.runtime.get("home_delay", 0.0)
@@ -173,17 +196,41 @@ def _transfers(
                 addr = plan.flow_mapping[task].node_addr or trace.node_addr
                 if addr != before and _is_above_0(sizes.get(task)) and _is_above_0(parts.get(task)):
                     ends = (before, addr) if before < addr else (addr, before)
-                    yield plan.video_conf, ends, parts[task] + home_s, float(sizes[task])
+                    both_s = ways.get((number, task), parts[task] + home_s)
+                    yield plan.video_conf, ends, both_s, float(sizes[task])
                 before = addr
+
+
+def _ways(trace: Trace, plans: Mapping[int, Plan]) -> dict[tuple[int, str], float]:
+    """Return the median of the seconds there and home, by plan and task, as frames tell it."""
+    found: defaultdict[tuple[int, str], list[float]] = defaultdict(list)
+    if len(trace.branches) == 1:  # else it is not told which branch was home last
+        for frame in trace.frames:
+            if frame.plan in plans:
+                home_s = _home_of(frame)
+                for task, parts in frame.tasks.items():
+                    found[frame.plan, task].append(parts.transfer + home_s)
+    return {key: statistics.median(each) for key, each in found.items()}
+
+
+def _home_of(frame: TraceFrame) -> float:
+    """Return the seconds of a frame's way home, where it has one branch."""
+    told = (parts.transfer + parts.queue + parts.compute for parts in frame.tasks.values())
+    return max(frame.delay - sum(told), 0.0)
 
 
 def _fit(found: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return bytes per second and seconds of latency of a link from messages and their times."""
     sizes, seconds = zip(*found, strict=True)
-    if len(found) > 2 and max(sizes) > 1.5 * min(sizes):
+    if len(found) > 1 and max(sizes) > 1.5 * min(sizes):
         line = statistics.linear_regression(sizes, seconds)
-        if line.slope > 0 and line.intercept > 0:
-            return 1.0 / line.slope, line.intercept / 2.0
+        # A link that takes larger messages no longer is faster than can be told, and so is one
+        # whose small messages take nothing: then the other of the two explains it alone.
+        per_byte_s = max(line.slope, 1.0 / (MBIT * FAST_MBIT))
+        latency_s = statistics.fmean(seconds) - per_byte_s * statistics.fmean(sizes)
+        if latency_s > 0:
+            return 1.0 / per_byte_s, latency_s / 2.0
+        return sum(sizes) / sum(seconds), 0.0
     ranked = sorted((took - 2 * USUAL_LATENCY_S) / size for size, took in found)
     per_byte_s = max(ranked[len(ranked) // 2], 1e-12)
     return 1.0 / per_byte_s, USUAL_LATENCY_S

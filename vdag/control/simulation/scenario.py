@@ -15,6 +15,17 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from vdag.control.simulation.hardware import (
+    Cores,
+    LinkSpec,
+    Mbit,
+    Millis,
+    Name,
+    NodeSpec,
+    ServiceSpec,
+    Spec,
+    Speed,
+)
 from vdag.errors import ConfigError, GraphError, PlanError
 from vdag.graph import Graph
 from vdag.itinerary import branches
@@ -34,18 +45,10 @@ __all__ = [
 ]
 
 MAX_DURATION_S = 86_400.0
-#: Beyond, a number is no measurement of anything.
-MAX_CORES, MAX_SPEED, MAX_MBIT = 4096.0, 1e3, 1e6
 PORT = 5001
 
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-Cores = Annotated[float, msgspec.Meta(gt=0, le=MAX_CORES)]
-Speed = Annotated[float, msgspec.Meta(gt=0, le=MAX_SPEED)]
-Mbit = Annotated[float, msgspec.Meta(gt=0, le=MAX_MBIT)]
-Millis = Annotated[float, msgspec.Meta(ge=0, le=60_000)]
 Time = Annotated[float, msgspec.Meta(ge=0, le=MAX_DURATION_S)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 # Before the classes: values of these are defaults of others, and checked when they are made.
@@ -94,65 +97,7 @@ def _expect_rising(what: str, times: Iterable[float]) -> None:
         last = time_s
 
 
-class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a file says; a field that it does not know is an error."""
-
-
-class ServiceSpec(_Spec, frozen=True, kw_only=True):
-    """A task that a node offers.
-
-    Attributes:
-        workers: its processes.
-        models: the `model_id`s that they have; empty for any.
-        max_batch: most frames that a worker takes at once.
-        queue: most frames that wait.
-        policy: of the queue, see `vdag.transport.flow`.
-    """
-
-    workers: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
-    models: tuple[Annotated[int, msgspec.Meta(ge=0, le=99)], ...] = ()
-    max_batch: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
-    queue: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
-    policy: Literal["fifo", "latest", "block", "deadline"] = "fifo"
-
-
-class NodeSpec(_Spec, frozen=True, kw_only=True):
-    """A node.
-
-    Attributes:
-        name: unique; `ip:port`, or any word, and then it gets an address.
-        role: `cloud` is a server.
-        cores: that its workers share; a worker keeps one busy. May be a fraction, as of a quota.
-        speed: 2 does the work of a second in half of it. The costs of the profile are at 1.
-        services: task to how it is offered.
-        mbit: of its own access to the network, per second and direction.
-        latency_ms: of that access, one way.
-    """
-
-    name: Name
-    role: Literal["edge", "cloud"] = "edge"
-    cores: Cores = 4.0
-    speed: Speed = 1.0
-    services: dict[str, ServiceSpec] = {}
-    mbit: Mbit = 1000.0
-    latency_ms: Millis = 0.5
-
-
-class LinkSpec(_Spec, frozen=True, kw_only=True):
-    """A link of two nodes, in place of the way over both of their accesses.
-
-    Attributes:
-        between: the names of the two.
-        mbit: per second, in each direction.
-        latency_ms: one way.
-    """
-
-    between: tuple[Name, Name]
-    mbit: Mbit = 100.0
-    latency_ms: Millis = 1.0
-
-
-class ScenePhase(_Spec, frozen=True, kw_only=True):
+class ScenePhase(Spec, frozen=True, kw_only=True):
     """How a scene is from a moment on.
 
     Attributes:
@@ -168,7 +113,7 @@ class ScenePhase(_Spec, frozen=True, kw_only=True):
     speed: Annotated[float, msgspec.Meta(ge=0, le=1e5)] = 100.0
 
 
-class SceneSpec(_Spec, frozen=True, kw_only=True):
+class SceneSpec(Spec, frozen=True, kw_only=True):
     """What a camera sees over time.
 
     Attributes:
@@ -189,7 +134,7 @@ class SceneSpec(_Spec, frozen=True, kw_only=True):
         _expect_rising("cuts", self.cuts)
 
 
-class VideoSpec(_Spec, frozen=True, kw_only=True):
+class VideoSpec(Spec, frozen=True, kw_only=True):
     """A camera.
 
     Attributes:
@@ -205,7 +150,7 @@ class VideoSpec(_Spec, frozen=True, kw_only=True):
     policy: Literal["latest", "block"] = "latest"
 
 
-class QuerySpec(_Spec, frozen=True, kw_only=True):
+class QuerySpec(Spec, frozen=True, kw_only=True):
     """A query.
 
     Attributes:
@@ -265,7 +210,7 @@ class QuerySpec(_Spec, frozen=True, kw_only=True):
         return Constraint.from_document({k: v for k, v in given.items() if v is not None})
 
 
-class Step(_Spec, frozen=True, kw_only=True):
+class Step(Spec, frozen=True, kw_only=True):
     """Something that changes at a moment; what is not said stays.
 
     Attributes:
@@ -298,7 +243,7 @@ class Step(_Spec, frozen=True, kw_only=True):
             raise ConfigError(f"step at {self.at_s:g} s changes nothing")
 
 
-class Scenario(_Spec, frozen=True, kw_only=True):
+class Scenario(Spec, frozen=True, kw_only=True):
     """All of it.
 
     Attributes:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from vdag.control.profile.costs import pixels_of
 from vdag.control.scheduling.events import NodeInfo
 from vdag.control.simulation.edges import DECODE_S, ENCODE_S
-from vdag.control.simulation.frames import HEADER_NBYTES, LOCAL_HOP_NS, with_videos
+from vdag.control.simulation.frames import HEADER_NBYTES, with_videos
 from vdag.control.simulation.scenario import NodeSpec, QuerySpec, Scenario
 from vdag.control.simulation.scenes import Scene
 from vdag.control.simulation.truth import Truth
-from vdag.control.simulation.waits import Wait, at_wire, at_workers
+from vdag.control.simulation.waits import Wait, at_wire, at_workers, free_cores, on_node
 from vdag.control.simulation.wires import Wires
 
 __all__ = ["Choice", "Stretch", "moments", "stretches"]
@@ -265,16 +265,17 @@ class Stretch:
             if not node.is_up:
                 return None
             work = self._truth.work(task, model_id, choice.resolution, node.info)
-            slow = max(1.0 / node.cores, 1.0) / node.speed
-            service_s, p95_s = work.expected(objects) * slow, work.p95_s(objects) * slow
+            alone = Wait(work.expected(objects), work.p95_s(objects))
+            service_s, p95_s = on_node(node.spec, node.cores, node.speed, alone)
             workers = node.spec.services[task].workers
             shares["workers", addr, task] += service_s / workers
-            shares["cores", addr] += service_s / max(node.cores, 1.0)
+            free = free_cores(node.spec, node.cores)
+            shares["cores", addr] += alone.mean_s / node.speed / free
             stages.append((addr, task, service_s, workers))
             fixed_s += service_s
             spread_s2 += (p95_s - service_s) ** 2
             if addr == before:
-                fixed_s += LOCAL_HOP_NS / _NS
+                fixed_s += node.spec.hop_ms / 1e3
             else:
                 travel = self._travel(choice, before, addr, context, shares, trips)
                 fixed_s += travel.mean_s

@@ -1,8 +1,8 @@
 """`Trace`: a query as it was seen to run.
 
 `vdag record` writes one; `retracing` makes a scenario of it. What it cannot know is assumed there:
-that a node has the cores its workers keep busy, and that links have the rate and the latency that
-explain best how long frames were under way.
+that a node without a quota has the cores its workers keep busy, and that links have the rate and
+the latency that explain best how long frames were under way.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = [
     "Trace",
     "TraceFrame",
     "TracePlan",
+    "TraceQuota",
     "TraceRuntime",
     "TraceStates",
     "joined",
@@ -84,11 +85,29 @@ class TraceRuntime(msgspec.Struct, frozen=True):
     runtime: dict[str, Any]
 
 
+class TraceQuota(msgspec.Struct, frozen=True):
+    """The CPU quota of a node, and what it has made of it: see `vdag.control.resources.quota`."""
+
+    cores: Annotated[float, msgspec.Meta(gt=0, le=4096)]
+    period_s: Annotated[float, msgspec.Meta(gt=0, le=10)]
+    cpus: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    at_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    used_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    workers: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+
+
 class TraceStates(msgspec.Struct, frozen=True):
-    """The nodes that were there at a moment."""
+    """The nodes that were there at a moment, and the CPU quotas of those that have one.
+
+    Attributes:
+        at_s: when.
+        nodes: their `node_addr`.
+        quotas: by address, without a port.
+    """
 
     at_s: Seconds
     nodes: tuple[str, ...]
+    quotas: dict[str, TraceQuota] = {}
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,14 +5,29 @@ Used where frames are not simulated one by one: by the world of flows, and by th
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-__all__ = ["Wait", "at_wire", "at_workers"]
+from vdag.control.simulation.cpus import MIN_CORES, Cpu
+from vdag.control.simulation.hardware import NodeSpec
+
+__all__ = [
+    "Wait",
+    "at_wire",
+    "at_workers",
+    "free_cores",
+    "on_node",
+    "under_quota",
+    "work_under_quota",
+]
 
 #: A wait of those that wait at all is nearly exponential: 95 % do not exceed three means.
 P95_OF_MEAN = 3.0
 #: As of the real edge: how long a frame may wait on a link behind others.
 SPARE_S = 0.1
+#: Moments of a period, evenly apart, at which work under a quota may begin.
+MOMENTS = 20
+_NS = 1_000_000_000
 
 
 class Wait(NamedTuple):
@@ -56,3 +71,59 @@ def at_wire(message_s: float, load: float, streams: int) -> Wait:
     wait = at_workers(message_s, 1, load, streams)
     most_s = SPARE_S + message_s
     return Wait(min(wait.mean_s, most_s), min(wait.p95_s, most_s))
+
+
+@lru_cache(maxsize=4096)
+def under_quota(work_s: float, cores: float, period_s: float, own_load: float = 0.0) -> Wait:
+    """Return how long work takes under a CPU quota that nobody else uses, begun at any moment.
+
+    Args:
+        work_s: of one worker, at full speed.
+        cores: the quota over its period.
+        period_s: of it.
+        own_load: cores that the node keeps busy itself.
+    """
+    period_ns = round(period_s * _NS)
+    took = []
+    for index in range(MOMENTS):
+        cpu = Cpu(cores, own_load=own_load, period_ns=period_ns)
+        cpu.advance(round((index + 0.5) / MOMENTS * period_ns), 0)
+        took.append(cpu.until_done_ns(1, work_s) / _NS)
+    took.sort()
+    return Wait(sum(took) / MOMENTS, took[int(0.95 * MOMENTS)])
+
+
+def on_node(spec: NodeSpec, cores: float, speed: float, work: Wait) -> Wait:
+    """Return how long work takes on a node on which nothing else is done.
+
+    Args:
+        spec: of the node.
+        cores: that it has at present.
+        speed: likewise.
+        work: mean and 95 % quantile, at speed 1.
+    """
+    mean_s, p95_s = work.mean_s / speed, work.p95_s / speed
+    if spec.cpu_period_s is None:
+        slow = max(1.0 / free_cores(spec, cores), 1.0)
+        return Wait(mean_s * slow, p95_s * slow)
+    # To a hundredth of a millisecond: it is the same again and again.
+    rounded_s = max(round(mean_s, 5), 1e-5)
+    wait = under_quota(rounded_s, cores, spec.cpu_period_s, spec.own_load)
+    return Wait(wait.mean_s, wait.p95_s + p95_s - mean_s)
+
+
+def free_cores(spec: NodeSpec, cores: float) -> float:
+    """Return the cores that a node has for its tasks."""
+    return max(cores - spec.own_load, MIN_CORES)
+
+
+def work_under_quota(took_s: float, cores: float, period_s: float, own_load: float = 0.0) -> float:
+    """Return the work that takes so long in the mean: the inverse of `under_quota`."""
+    low, high = 0.0, took_s
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        if under_quota(middle, cores, period_s, own_load).mean_s < took_s:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)

@@ -52,6 +52,7 @@ class TaskSighting(NamedTuple):
     queue_s: float
     transfer_s: float
     nbytes: int
+    batch: int = 1
 
 
 class Sighting(NamedTuple):
@@ -112,6 +113,7 @@ class Sighting(NamedTuple):
                         _time(parts.queue_s),
                         _time(parts.transfer_s),
                         parts.nbytes,
+                        parts.batch,
                     )
                     for task, parts in result.parts.items()
                 ]

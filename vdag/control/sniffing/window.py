@@ -24,6 +24,7 @@ UNKNOWN = -1.0
 #: Of a picture that its objects fill on average; boxes may reach beyond it.
 MAX_SHARE = 4.0
 FULL_HD_PIXELS = FULL_HD[0] * FULL_HD[1]
+NS = 1e9
 
 
 class Window:
@@ -90,10 +91,11 @@ class Window:
             `dropped`: frames taken from the video in between that have no result; `home_delay`.
             `obj_n`, `obj_size`, `obj_size_1080p` and `obj_stable` if a task looks for objects;
             `obj_speed`, of the frames that have any. `plan_result`: per task the means of `delay`
-            and its parts, and what 95 of 100 stay below. `data_trans_size`: per task that frames
-            reach over the network, their mean bytes. `plan_number`: of the plan that all this is
-            about. `changed`: delays have changed at once under this plan, and the window began with
-            that; else it is absent.
+            and its parts, and what 95 of 100 stay below; `batch`, by which `process_delay` is to be
+            divided for the seconds of a worker that a frame takes. `data_trans_size`: per task that
+            frames reach over the network, their mean bytes. `plan_number`: of the plan that all
+            this is about. `changed`: delays have changed at once under this plan, and the window
+            began with that; else it is absent.
         """
         if not self._rows:
             return {}
@@ -149,11 +151,13 @@ class Window:
         queue: dict[str, float] = {}
         transfer: dict[str, float] = {}
         nbytes: dict[str, float] = {}
+        batch: dict[str, float] = {}
         for task, sums in self._tasks.items():
             compute[task] = max(sums.compute_s, 0.0) / sums.n
             queue[task] = max(sums.queue_s, 0.0) / sums.n
             transfer[task] = max(sums.transfer_s, 0.0) / sums.n
             delays[task] = compute[task] + queue[task] + transfer[task]
+            batch[task] = sums.batch
             if sums.sent:
                 nbytes[task] = sums.nbytes / sums.sent
         found["plan_result"] = {
@@ -161,6 +165,7 @@ class Window:
             "process_delay": compute,
             "queue_delay": queue,
             "transfer_delay": transfer,
+            "batch": batch,
         }
         found["data_trans_size"] = nbytes
 
@@ -170,7 +175,7 @@ class Window:
             task: ([], [], []) for task in self._tasks
         }
         for row in self._rows:
-            for task, compute_s, queue_s, transfer_s, _ in row.tasks:
+            for task, compute_s, queue_s, transfer_s, _, _ in row.tasks:
                 compute, queue, transfer = columns[task]
                 compute.append(compute_s)
                 queue.append(queue_s)
@@ -194,12 +199,15 @@ class Window:
     def _account(self, row: Sighting) -> None:
         self._delay_s += row.delay_s
         self._home_s += row.home_s
-        for task, compute_s, queue_s, transfer_s, nbytes in row.tasks:
+        for task, compute_s, queue_s, transfer_s, nbytes, batch in row.tasks:
             sums = self._tasks.get(task)
             if sums is None:
                 sums = self._tasks[task] = _TaskSums()
             sums.n += 1
             sums.compute_s += compute_s
+            whole_ns = int(compute_s * NS)
+            sums.compute_ns += whole_ns
+            sums.busy_ns += whole_ns // batch
             sums.queue_s += queue_s
             sums.transfer_s += transfer_s
             sums.nbytes += nbytes
@@ -217,13 +225,16 @@ class Window:
         self._begin_s, self._before_seq = row.at_s, row.seq
         self._delay_s -= row.delay_s
         self._home_s -= row.home_s
-        for task, compute_s, queue_s, transfer_s, nbytes in row.tasks:
+        for task, compute_s, queue_s, transfer_s, nbytes, batch in row.tasks:
             sums = self._tasks[task]
             sums.n -= 1
             if not sums.n:
                 del self._tasks[task]
                 continue
             sums.compute_s -= compute_s
+            whole_ns = int(compute_s * NS)
+            sums.compute_ns -= whole_ns
+            sums.busy_ns -= whole_ns // batch
             sums.queue_s -= queue_s
             sums.transfer_s -= transfer_s
             sums.nbytes -= nbytes
@@ -255,11 +266,20 @@ class Window:
 class _TaskSums:
     """Where the time of one task went, and the bytes of those frames that were sent to it."""
 
-    __slots__ = ("compute_s", "n", "nbytes", "queue_s", "sent", "transfer_s")
+    __slots__ = (
+        "busy_ns", "compute_ns", "compute_s", "n", "nbytes", "queue_s", "sent", "transfer_s",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.compute_s = self.queue_s = self.transfer_s = 0.0
         self.n = self.nbytes = self.sent = 0
+        # Whole numbers, of which adding and taking away leaves nothing that could be a ratio.
+        self.compute_ns = self.busy_ns = 0
+
+    @property
+    def batch(self) -> float:
+        """Frames of a batch: the mean by what each frame took of the worker."""
+        return self.compute_ns / self.busy_ns if self.busy_ns else 1.0
 
 
 class _Counts:

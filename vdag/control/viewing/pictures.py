@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from fastapi import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from vdag.control.http.streaming import send_part, until_gone
+from vdag.control.http.streaming import send_part, until_gone, waker
 from vdag.control.viewing.pace import Pace, Wanted
 from vdag.control.viewing.pieces import CONTENT_TYPE, Kind, Piece, write
 
@@ -97,13 +97,7 @@ class _Pictures(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send pictures until the viewer goes, or none will come any more."""
-        loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._woken.set)
-
-        watcher = self._view.watch(wake, overlay=self._overlay)
+        watcher = self._view.watch(waker(self._woken), overlay=self._overlay)
         self._audience.add(self)
         try:
             sending = self._send(watcher, send)

@@ -12,6 +12,7 @@ import msgspec
 
 from vdag.engines.zoo.card import Card, Decode, Input
 from vdag.errors import ConfigError
+from vdag.wording import rephrase
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,7 +65,7 @@ def load_card(path: Path) -> Card:
     try:
         card = msgspec.convert(document, Card)
     except msgspec.ValidationError as err:
-        raise ConfigError(f"card {path.name}: {_rephrase(str(err))}") from err
+        raise ConfigError(f"card {path.name}: {rephrase(err)}") from err
     for problem in _problems(card):
         raise ConfigError(f"card {path.name}: {problem}")
     return msgspec.structs.replace(card, folder=str(path.resolve().parent))
@@ -83,14 +84,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
         raise ConfigError(f"card {path.name} is not TOML: {err}") from err
     return document
-
-
-def _rephrase(message: str) -> str:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.nbytes`" into this package's words."""
-    text, _, place = message.partition(" - at ")
-    text = (text[:1].lower() + text[1:]).replace("`", "")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    return f"{place}: {text}" if place else text
 
 
 def _problems(card: Card) -> Iterator[str]:

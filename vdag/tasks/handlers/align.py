@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vdag.errors import DependencyMissing
+from vdag.extras import opencv
 from vdag.frame import UInt8Image
 from vdag.graph import Signature
 from vdag.results import Outputs
@@ -104,7 +103,7 @@ def upright(
     Returns:
         uint8 `(dim, dim, 3)`; the caller owns it.
     """
-    cv2 = _cv2()
+    cv2 = opencv()
     crop: UInt8Image = cv2.warpAffine(
         picture, square_crop(corners, dim, angle), (dim, dim), borderMode=cv2.BORDER_REPLICATE
     )
@@ -122,10 +121,3 @@ def _box(face: Region) -> Box:
         return face.box
     height, width = face.picture.shape[:2]
     return Box(label=None, prob=None, x=0, y=0, w=width, h=height)
-
-
-def _cv2() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as err:
-        raise DependencyMissing("cv2", "video") from err

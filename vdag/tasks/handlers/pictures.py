@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -10,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vdag import _native as native
-from vdag.errors import DependencyMissing, ImageError
+from vdag.errors import ImageError
+from vdag.extras import opencv
 from vdag.graph import Signature
 from vdag.results import Outputs
 from vdag.sampling import MAX_SIDE
@@ -30,10 +30,7 @@ class Resize:
     max_batch: ClassVar[int] = 1
 
     def __init__(self, options: TaskOptions) -> None:
-        try:
-            self._cv2: Any = importlib.import_module("cv2")
-        except ImportError as err:
-            raise DependencyMissing("cv2", "video") from err
+        self._cv2 = opencv()
         self._size = int(options.params["width"]), int(options.params["height"])
 
     def process(self, batch: Sequence[Inputs]) -> list[Outputs]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from vdag.errors import ConfigError, DependencyMissing, SinkError
+from vdag.errors import ConfigError, SinkError
+from vdag.extras import opencv
 from vdag.frame import Frame, UInt8Image
 from vdag.graph import Signature
 from vdag.results import Outputs, Result
@@ -135,10 +135,7 @@ class _Window:
                 "render: a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set; "
                 "the parameter to may be a file such as out.mp4, or an address such as :8090"
             )
-        try:
-            self._cv2: Any = importlib.import_module("cv2")
-        except ImportError as err:
-            raise DependencyMissing("cv2", "video") from err
+        self._cv2 = opencv()
         self._name = f"vdag {os.getpid()}"
         try:
             self._cv2.namedWindow(self._name, self._cv2.WINDOW_AUTOSIZE)

@@ -40,6 +40,9 @@ class Costs(Protocol):
     def rtt_s(self, sender: int, receiver: int) -> float:
         """Return the seconds from one node to another and back."""
 
+    def handover_s(self, link: Link, node_id: int) -> float:
+        """Return the seconds of a packet of a link whose two ends are on one node."""
+
     def capacity(self, node_id: int) -> float:
         """Return the busy seconds per second that a node has left; infinite for not known."""
 
@@ -56,6 +59,7 @@ class CostTable:
         rtts: seconds there and back, likewise; 0 where it is not there.
         capacities: busy seconds per second, by node.
         parallel: workers of a handler on a node; 1 where it is not there.
+        handovers: seconds within a node, by link and node; 0 where it is not there.
     """
 
     fps: float
@@ -65,6 +69,7 @@ class CostTable:
     rtts: Mapping[tuple[int, int], float] = field(default_factory=dict)
     capacities: Mapping[int, float] = field(default_factory=dict)
     parallel: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    handovers: Mapping[tuple[Link, int], float] = field(default_factory=dict)
 
     def compute_s(self, handler_id: int, node_id: int) -> float:
         """See `Costs`."""
@@ -85,6 +90,10 @@ class CostTable:
     def rtt_s(self, sender: int, receiver: int) -> float:
         """See `Costs`."""
         return self.rtts.get((sender, receiver), 0.0)
+
+    def handover_s(self, link: Link, node_id: int) -> float:
+        """See `Costs`."""
+        return self.handovers.get((link, node_id), 0.0)
 
     def capacity(self, node_id: int) -> float:
         """See `Costs`."""

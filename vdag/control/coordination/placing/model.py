@@ -11,7 +11,7 @@ The delay of a packet is that of its longest way through the handlers:
   Sakasegawa, and Allen and Cunneen), whose packets come in even steps and take times that scatter
   by `VARIATION`. It does not depend on where other handlers are. What they take from each other is
   bounded by the capacities instead.
-- `transfer` within a node is 0: a descriptor. To another it is half the round trip and the bytes
+- `transfer` within a node is `Costs.handover_s`. To another it is half the round trip and the bytes
   over the bandwidth, and more the fuller the link is (`vdag.control.prediction.ways`).
 
 A placement is *possible* if no handler has more to do than its workers, no node more than its
@@ -140,7 +140,7 @@ class Model:
     def way(self, link: Link, sender: int, receiver: int) -> float:
         """Return seconds of a packet from node to node; infinite where the link is too thin."""
         if sender == receiver:
-            return 0.0
+            return self._costs.handover_s(link, sender)
         key = (link, sender, receiver)
         if key not in self._ways:
             self._ways[key] = self._way(link, sender, receiver)
@@ -256,7 +256,7 @@ class Model:
             wait_s, compute_s = self.stay(number, here)
             parts += [Part("compute", number, here, compute_s), Part("wait", number, here, wait_s)]
             link = last[number]
-            if link is not None and placed[link.source_handler] != here:
+            if link is not None:
                 way_s = self.way(link, placed[link.source_handler], here)
                 parts.append(Part("transfer", number, here, way_s))
             number = None if link is None else link.source_handler

@@ -7,16 +7,13 @@ post them to nodes that want to be posted to.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from desk_kit import FakeDesk, Serving
 from node_kit import Caller
 from reference_clients import Broken, FrontEnd, NewerNode, OldCloud, OldNode
 
-from vdag.control.queries import Parts
 from vdag.control.queries.documents import job_info, job_plan
-from vdag.control.records import Store
 
 PIPELINE = ["face_detection", "face_alignment"]
 CONF = {"resolution": "480p", "fps": 30, "encoder": "JPEG"}
@@ -25,24 +22,6 @@ MAPPING = {
     "face_alignment": {"model_id": 0, "node_role": "cloud", "node_ip": "127.0.0.9"},
 }
 PLAN = {"video_conf": CONF, "flow_mapping": MAPPING, "resource_limit": {}}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "records.sqlite") as store:
-        yield store
-
-
-@pytest.fixture
-def desk(store: Store) -> FakeDesk:
-    return FakeDesk(store)
-
-
-@pytest.fixture
-def serving(store: Store, desk: FakeDesk) -> Iterator[Serving]:
-    serving = Serving(Parts(desk, store))
-    yield serving
-    serving.close()
 
 
 @pytest.fixture
