@@ -13,9 +13,11 @@ It writes `OUT/gpu.json` and `OUT/gpu.txt`. The parts are
     endings    engines opened and closed again and again, with the time to the first result
     rates      frames per second and delays, beside ONNX Runtime used plainly
     overlap    copies beside compute
+    sizes      batches whose size changes, beside ONNX Runtime used plainly
     workers    a worker process with page-locked slots and two batches at work, and without
     jpeg       files decoded by nvJPEG, against libjpeg-turbo
     batches    what batches take: time, and memory of the device
+    costs      the same in a profile, and what the scheduler's loads make of it
     quiet      engines write nothing to standard error
 
 A part that fails is reported, and the others go on; the exit status is then 1.
@@ -38,8 +40,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gpu_costs
 import gpu_parts
 import gpu_rates
+import gpu_sizes
 import gpu_workers
 from gpu_parts import Report
 
@@ -51,9 +55,11 @@ PARTS: dict[str, Callable[[Report], None]] = {
     "endings": gpu_rates.endings,
     "rates": gpu_rates.rates,
     "overlap": gpu_rates.overlap,
+    "sizes": gpu_sizes.sizes,
     "workers": gpu_workers.workers,
     "jpeg": gpu_workers.jpeg,
     "batches": gpu_workers.batches,
+    "costs": gpu_costs.costs,
     "quiet": gpu_workers.quiet,
 }
 

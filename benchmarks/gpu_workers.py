@@ -17,13 +17,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import zmq
 from comparison import quantile
 from gpu_parts import MODELS, Report, pictures, preparation_of
+from lone_worker import LoneWorker
 
 from vdag import TaskOptions, engines
 from vdag import _native as native
-from vdag._native import header
 from vdag.engines import zoo
 from vdag.engines.base import EngineSpec
 from vdag.engines.gpu.device import Device, open_device
@@ -33,86 +32,66 @@ from vdag.engines.gpu.pictures import DevicePicture
 from vdag.engines.measuring import measure
 from vdag.errors import EngineUnavailable, ImageError
 from vdag.graph import Edge, Graph
-from vdag.transport import codec, messages
-from vdag.transport.channel import open_pull, open_push
-from vdag.transport.exchange import Exchange
-from vdag.workers import WorkerPool
+from vdag.transport import messages
 
 VARIANTS = ("both", "loose", "single", "plain")
 CASES = (("face_detection", 16), ("car_detection", 16), ("face_detection", 4))
 #: Frames on their way at once, in batches; and how long is measured.
 IN_FLIGHT, MEASURED_S = 6, 4.0
+#: A worker that has seen its largest batch has prepared all sizes within that.
+WARM_S = 10.0
 TIMEOUT_S = 120.0
+ON_GPU = TaskOptions(engine="onnx-cuda", device="cuda:0")
 
 
-class Camera:
-    """An exchange with one worker on the GPU, and frames in slots, each sent again and again."""
+class Camera(LoneWorker):
+    """A worker on the GPU, and frames in slots, each sent again and again."""
 
-    def __init__(self, folder: Path, task: str, frames: list[np.ndarray], batch: int) -> None:
-        self.task = task
-        self.exchange = Exchange(folder, classes=[(frames[0].nbytes, len(frames) + 4)])
-        variants = Path(__file__).with_name("gpu_variants.py")
-        self.pool = WorkerPool(self.exchange, modules=[variants])
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.home = open_pull(f"ipc://{folder}/job-bench", context=self.context, depth=4096)
-        self.push = open_push(self.exchange.address, context=self.context, depth=4096)
-        self.push.sndtimeo = self.home.rcvtimeo = int(TIMEOUT_S * 1e3)
-        self.exchange.open_task(task, policy="fifo", limit=1024)
-        self.pool.add(task, TaskOptions(engine="onnx-cuda", device="cuda:0"), max_batch=batch)
-        self.pool.wait_ready(task, TIMEOUT_S)
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        frames: list[np.ndarray],
+        batch: int,
+        options: TaskOptions = ON_GPU,
+    ) -> None:
         edge = Edge("image", "SingleFrameGenerator", "image")
         graph = Graph("SingleFrameGenerator", (task,), {task: (edge,)})
-        dag = json.dumps(graph.to_dag()).encode()
-        self.push.send(messages.encode(messages.Join("bench", f"ipc://{folder}/job-bench", dag)))
+        super().__init__(
+            folder, task, options,
+            slots=(frames[0].nbytes, len(frames) + 4),
+            batch=batch,
+            modules=(Path(__file__).with_name("gpu_variants.py"),),
+            graph=json.dumps(graph.to_dag()).encode(),
+            timeout_s=TIMEOUT_S,
+            policy="fifo",
+            limit=1024,
+        )  # fmt: skip
         self.shape = frames[0].shape
         self.refs = [self.exchange.arena.put(frame, 1, TIMEOUT_S) for frame in frames]
-        self.sent = 0
 
-    def send(self) -> None:
+    def send_next(self) -> None:
         """Send a frame: a lease more on a slot that was filled before."""
         kept = self.refs[self.sent % len(self.refs)]
         assert kept is not None
-        ref = kept.share()
-        fixed = header.Header(
-            kind=header.KIND_SLOT,
-            dtype=header.DTYPES.index("uint8"),
-            shape=self.shape,
-            payload_nbytes=ref.nbytes,
-            slot=ref.slot,
-            generation=ref.generation,
-            arena=ref.arena_id,
-            seq=self.sent,
-            capture_ns=time.monotonic_ns(),
-        )
-        route = (codec.Hop(self.task, self.exchange.address), codec.Hop("home", "ipc:///home"))
-        self.push.send(codec.encode(codec.Descriptor(fixed, "bench", "camera", route))[0])
-        self.sent += 1
+        self.send(kept.share(), self.shape)
 
-    def take(self) -> tuple[float, float]:
+    def take_times(self) -> tuple[float, float]:
         """Take a frame's result; return its delay and the worker's time, in seconds."""
-        part = self.home.recv()
-        assert not messages.is_control(part), messages.decode(part)
-        found = codec.decode([part])
+        found = self.take()
+        assert found is not None, str(self.last_notice)
         start_ns, end_ns = found.context[messages.TIMES][self.task][:2]
         return (time.monotonic_ns() - found.header.capture_ns) / 1e9, (end_ns - start_ns) / 1e9
-
-    def close(self) -> None:
-        self.push.close()
-        self.home.close()
-        self.context.term()
-        self.pool.close()
-        self.exchange.close()
 
 
 @contextmanager
 def open_camera(task: str, frames: list[np.ndarray], batch: int) -> Iterator[Camera]:
     """Open one and close it."""
-    with tempfile.TemporaryDirectory(prefix="vdag-") as folder:
-        camera = Camera(Path(folder), task, frames, batch)
-        try:
-            yield camera
-        finally:
-            camera.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="vdag-") as folder,
+        Camera(Path(folder), task, frames, batch) as camera,
+    ):
+        yield camera
 
 
 def workers(report: Report) -> None:
@@ -133,24 +112,30 @@ def workers(report: Report) -> None:
 
 def worker_rate(camera: Camera, batch: int) -> dict[str, float]:
     """Keep so many frames on their way, for a while."""
-    for _ in range(IN_FLIGHT * batch):
-        camera.send()
-    for _ in range(4 * IN_FLIGHT * batch):  # warms up the batch's own shape too
-        camera.take()
-        camera.send()
+    warm(camera, batch)
     delays, count, start_s = [], 0, time.perf_counter()
     while time.perf_counter() - start_s < MEASURED_S:
-        delays.append(camera.take()[0])
-        camera.send()
+        delays.append(camera.take_times()[0])
+        camera.send_next()
         count += 1
     elapsed_s = time.perf_counter() - start_s
     for _ in range(IN_FLIGHT * batch):
-        camera.take()
+        camera.take_times()
     return {
         "frames_s": round(count / elapsed_s, 1),
         "p50_ms": round(quantile(delays, 0.5) * 1e3, 1),
         "p99_ms": round(quantile(delays, 0.99) * 1e3, 1),
     }
+
+
+def warm(camera: Camera, batch: int) -> None:
+    """Send frames until the sizes of batches are prepared, and leave so many on their way."""
+    for _ in range(IN_FLIGHT * batch):
+        camera.send_next()
+    start_s = time.perf_counter()
+    while time.perf_counter() - start_s < WARM_S:
+        camera.take_times()
+        camera.send_next()
 
 
 def batches(report: Report) -> None:
@@ -305,6 +290,7 @@ def jpeg_faces(report: Report, device: Device, frames: list[np.ndarray]) -> None
             return engine.infer_pictures(native.jpeg.decode_batch(files, threads=16), preparation)
 
         ours, theirs = on_gpu()[0], on_cpu()[0]
+        engine.settle(TIMEOUT_S)
         off = {name: round(float(np.abs(ours[name] - theirs[name]).max()), 4) for name in ours}
         found = {
             "outputs_off": off,

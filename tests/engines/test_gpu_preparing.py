@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -94,6 +96,22 @@ def test_work_that_does_not_end_is_left_and_said(gate, caplog):
     ]
     gate.set()
     assert preparer.settle(DEADLINE_S)
+
+
+def test_a_process_ends_after_what_is_at_work():
+    program = (
+        "import threading\n"
+        "from vdag.engines.gpu.preparing import Preparer\n"
+        "preparer, begun = Preparer('model'), threading.Event()\n"
+        "def work():\n"
+        "    begun.set()\n"
+        "    threading.Event().wait(0.2)\n"
+        "    print('done', flush=True)\n"
+        "preparer.ask(work)\n"
+        "begun.wait(30)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"done\n", b"")
 
 
 def test_all_engines_of_a_process_are_waited_for(gate):

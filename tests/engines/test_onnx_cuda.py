@@ -120,7 +120,7 @@ class Library:
             self.entry = entry
 
     def __init__(self) -> None:
-        self.waited: list[bool] = []
+        self.waited: list[bool | str] = []
 
     def get_inputs(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(name="x", type="tensor(float)", shape=["n", 4])]
@@ -136,10 +136,14 @@ class Library:
         self.waited.append(options is None)
 
 
+def stream_of(library: Library) -> Any:
+    return SimpleNamespace(handle=1, synchronize=lambda: library.waited.append("stream"))
+
+
 def test_a_session_waits_now_and_then_and_once_before_it_ends(monkeypatch: pytest.MonkeyPatch):
     library = Library()
     monkeypatch.setattr(onnx_module, "open_cuda", lambda *args, **options: (library, ""))
-    stream: Any = SimpleNamespace(handle=1, synchronize=lambda: None)
+    stream = stream_of(library)
     session = OnnxCompute(library, EngineSpec(CARD.path), 0, stream)
     item = DeviceTensor(session.inputs[0], (1, 4), 512)
     assert session.is_batched
@@ -152,18 +156,19 @@ def test_a_session_waits_now_and_then_and_once_before_it_ends(monkeypatch: pytes
     session.enqueue([item], stream, waits=True)
     assert session.is_clean
     session.close()
-    assert library.waited[-2:] == [False, True]  # nothing more was left to be done
+    # Nothing more is run, but what that run has left to the stream is waited for.
+    assert library.waited[-3:] == [False, True, "stream"]
 
 
 def test_a_session_that_has_not_waited_does_so_when_it_is_closed(monkeypatch: pytest.MonkeyPatch):
     library = Library()
     monkeypatch.setattr(onnx_module, "open_cuda", lambda *args, **options: (library, ""))
-    stream: Any = SimpleNamespace(handle=1, synchronize=lambda: None)
+    stream = stream_of(library)
     session = OnnxCompute(library, EngineSpec(CARD.path), 0, stream)
     session.enqueue([DeviceTensor(session.inputs[0], (1, 4), 512)], stream)
     session.close()
     session.close()
-    assert library.waited == [False, True]
+    assert library.waited == [False, True, "stream"]
 
 
 @pytest.mark.parametrize("name", ["centerface", "nanodet", "facemesh", "helmet", "blazeface"])

@@ -29,6 +29,7 @@ from vdag.engines.gpu.pictures import (
     size_of,
     spread,
 )
+from vdag.errors import EngineError
 
 __all__ = ["Compute", "DeviceTensor", "Lane", "Times"]
 
@@ -75,7 +76,8 @@ class Compute(Protocol):
 
         Returns:
             The outputs in the model's order, there once the stream has come so far. They are good
-            until the next call.
+            until the next call. A model that runs a batch in pieces gives each piece's outputs
+            after those of the piece before.
 
         Raises:
             EngineError: the model cannot run on these.
@@ -220,15 +222,33 @@ class Lane:
     def _compute(self, tensors: Sequence[DeviceTensor]) -> dict[str, NDArray[Any]]:
         results = self.compute.enqueue(tensors, self._stream)
         self._mark(3)
-        found = {}
-        for tensor in results:
-            array = self._outputs.get(tensor.shape, tensor.spec.dtype)
-            if tensor.nbytes:
-                self._device.download(array, tensor.address, self._stream)
-            found[tensor.spec.name] = array
+        found = {
+            spec.name: self._download([each for each in results if each.spec.name == spec.name])
+            for spec in self.compute.outputs
+        }
         self._mark(4)
         self._done.record(self._stream)
         return found
+
+    def _download(self, pieces: Sequence[DeviceTensor]) -> NDArray[Any]:
+        """Copy one output to the host; its pieces are joined along their first axis."""
+        first, *others = pieces
+        if not others:
+            array = self._outputs.get(first.shape, first.spec.dtype)
+            if first.nbytes:
+                self._device.download(array, first.address, self._stream)
+            return array
+        if any(each.shape[1:] != first.shape[1:] for each in others):
+            shapes = ", ".join(str(each.shape) for each in pieces)
+            raise EngineError(f"pieces of output {first.spec.name!r} do not fit: {shapes}")
+        count = sum(each.shape[0] for each in pieces)
+        array, begin = self._outputs.get((count, *first.shape[1:]), first.spec.dtype), 0
+        for each in pieces:
+            part = array[begin : begin + each.shape[0]]
+            if each.nbytes:
+                self._device.download(part, each.address, self._stream)
+            begin += each.shape[0]
+        return array
 
     def _items_of(
         self, pictures: Sequence[Picture], preparation: Preparation
