@@ -81,8 +81,9 @@ def costs(report: Report) -> None:
                 found = _paced(camera, task, share * most, profile) | {"share": share}
                 figures[task][f"share {share}"] = found
                 report.line(f"{task}: {found}")
-                off = abs(found["loads"] / share - 1)
-                report.expect(off < 0.5, f"{task}: loads are {off:.0%} off")
+                # Where few frames come, batches are small, and a frame takes more than at best.
+                ratio, most_ratio = found["loads"] / share, 2.0 if share < 0.75 else 1.3
+                report.expect(0.85 < ratio < most_ratio, f"{task}: loads are {ratio:.2f} of that")
     profile.save(report.path.with_name("costs.json"))
     report.figures["costs"] = figures
 

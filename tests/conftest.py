@@ -11,6 +11,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+#: Parameters of tests that want a server of their own started.
+SERVERS = frozenset({"mariadb", "postgresql"})
+
+
+@pytest.hookimpl(tryfirst=True)  # before those are left out that are slow
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call is not None and not SERVERS.isdisjoint(map(str, call.params.values())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def clips() -> Path:

@@ -14,6 +14,8 @@ import psutil
 import pytest
 from node_kit import MAIN, ROOT, TIMEOUT_S, Caller, Running
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TOKEN = "correct-horse-battery"
 TASK = """
 import vdag

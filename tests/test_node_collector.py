@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from node_kit import MAIN, ROOT, TIMEOUT_S, Caller, Running
 
+pytestmark = pytest.mark.slow  # as a whole
+
 NODE = {
     "node_id": 4,
     "node_name": "here",

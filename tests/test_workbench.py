@@ -22,6 +22,8 @@ from vdag.transport import codec, messages
 from vdag.transport import context as wire_context
 from vdag.workbench import Workbench
 
+pytestmark = pytest.mark.slow  # as a whole
+
 SHAPE = (4, 5, 3)
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from vdag.control.profile import Profile
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def test_every_size_of_batch_has_a_line(vdag_command):
     process = vdag_command(

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # as a whole
+
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel here")
 
 

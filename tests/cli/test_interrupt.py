@@ -14,6 +14,8 @@ import av
 import psutil
 import pytest
 
+pytestmark = pytest.mark.slow  # as a whole
+
 #: How long a command may take to end after its outputs are closed.
 TIMEOUT_S = 60
 INTERRUPTED = 130

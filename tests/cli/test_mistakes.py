@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # as a whole
+
 SHORT = ("--source", "synthetic:64x48@30?frames=3")
 TASKS = "car_detection, face_alignment, face_detection, helmet_detection, yolo"
 SINKS = ".mp4, .mov, .mkv, .jsonl, .ndjson, a folder ending in / or -"

@@ -16,6 +16,8 @@ from node_kit import ROOT, Caller, Running
 
 from vdag.control.policies import BUILT_IN
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TASK = """
 import vdag
 

@@ -13,6 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+pytestmark = pytest.mark.slow  # as a whole
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 #: How long a command may take to end after its outputs are closed.
 TIMEOUT_S = 60

@@ -17,6 +17,8 @@ import pytest
 from vdag.control.simulation.retracing import scenario_of_trace
 from vdag.control.simulation.traces import TraceQuota, read_trace
 
+pytestmark = pytest.mark.slow  # as a whole
+
 SCENARIO = """
 duration_s = 12
 

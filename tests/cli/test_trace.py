@@ -21,6 +21,8 @@ from packet_kit import (
 from vdag.control.records import NewQuery, Store
 from vdag.graph import Graph
 
+pytestmark = pytest.mark.slow  # as a whole
+
 FRAMES = own_frames(40, lost=[10, 11])
 SLOWEST = max((f for f in FRAMES if f.lost_at is None), key=lambda frame: frame.delay_s)
 

@@ -29,6 +29,8 @@ from vdag.control.scheduling.instructions import AskPolicy, Question
 from vdag.control.scheduling.surroundings import Snapshot
 from vdag.errors import ConfigError, FrameFormatError
 
+pytestmark = pytest.mark.slow  # as a whole
+
 #: Longer than anything here takes, even on a machine that has other things to do.
 PATIENCE_S = 60.0
 PLAN = mapping(face_detection=HOST, face_alignment=HOST)

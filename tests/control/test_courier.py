@@ -46,6 +46,8 @@ from vdag.frame import Frame
 from vdag.graph import Graph
 from vdag.results import Result, TaskParts
 
+pytestmark = pytest.mark.slow  # as a whole
+
 OTHER = "10.0.0.8:5001"
 LANDING = "tcp://10.0.0.8:5020"
 PIXELS = np.zeros((2, 2, 3), np.uint8)

@@ -10,6 +10,8 @@ import pytest
 from node_kit import Caller, Running
 from waiting_kit import until
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TIMEOUT_S = 60.0
 TASK = """
 import vdag

@@ -19,6 +19,8 @@ from vdag.tasks.naming import name_of
 from vdag.transport.exchange import Exchange
 from vdag.workers import WorkerPool
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TASKS = Path(__file__).with_name("job_tasks.py")
 TIMEOUT_S = 60.0
 OWN = "brightness"

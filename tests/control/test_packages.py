@@ -28,6 +28,8 @@ from vdag.errors import (
     VdagError,
 )
 
+pytestmark = pytest.mark.slow  # as a whole
+
 PATH = "/upload-json-and-codefiles-api"
 CODE = "x = 1\n"
 ZIP = zip_of({"density.py": CODE})

@@ -17,6 +17,8 @@ from vdag.control.queries import Parts
 from vdag.control.queries.description import EXAMPLES
 from vdag.control.records import Store
 
+pytestmark = pytest.mark.slow  # as a whole
+
 NODE = "127.0.0.1:5001"
 POSTED = sorted(path for path, (request, _) in EXAMPLES.items() if request is not None)
 REFUSALS = {400, 404, 409, 413, 422}

@@ -24,6 +24,8 @@ from vdag.engines.gpu.nvjpeg import Images, Library, find_library
 from vdag.engines.gpu.pictures import DevicePicture, Preparation
 from vdag.errors import ConfigError, EngineError, EngineUnavailable, ImageError
 
+pytestmark = pytest.mark.slow  # as a whole
+
 CARD = zoo.card("blazeface")
 PREPARATION = Preparation("images", (256, 256), native.Normalization(), "letterbox")
 

@@ -35,6 +35,8 @@ from vdag.engines.tensorrt.profiles import card_beside, order_for, profiles_of
 from vdag.errors import ConfigError, EngineBuildError, EngineUnavailable, ModelError
 from vdag.kinship import child_environment
 
+pytestmark = pytest.mark.slow  # as a whole
+
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel here")
 
 MODELS = ["blazeface", "centerface", "facemesh", "helmet", "nanodet"]

@@ -27,6 +27,8 @@ from vdag.engines.tensorrt.builds import Limits
 from vdag.engines.tensorrt.cache import EngineCache
 from vdag.errors import ConfigError, EngineError, EngineUnavailable
 
+pytestmark = pytest.mark.slow  # as a whole
+
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has no wheel here")
 
 CARD = zoo.card("blazeface")

@@ -24,6 +24,8 @@ from vdag.tasks.modules import load_module
 from vdag.transport.poison import PoisonStore
 from vdag.workers import Patience
 
+pytestmark = pytest.mark.slow  # as a whole
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WAIT_S = 60.0
 GATE = "VDAG_TEST_GATE"

@@ -27,6 +27,8 @@ import pytest
 from soak_chain import TASKS, WORKERS, Chain, Kill, until
 from soak_ledger import DELIVERED, OUTCOMES, STREAMS, Ledger
 
+pytestmark = pytest.mark.slow  # as a whole
+
 #: How long the streams may stand still after a kill: for an owner's, after it has started again.
 STANDSTILL_S = 1.0
 #: Of so many kills, begun, one may take longer: other programs use the machine as well.

@@ -8,6 +8,8 @@ import pytest
 from vdag import Graph, Pipeline
 from vdag.tasks import TaskOptions, load
 
+pytestmark = pytest.mark.slow  # as a whole
+
 FACES = Graph.chain("face_detection", "face_alignment")
 
 

@@ -17,6 +17,8 @@ from vdag.control.coordinator.values import SessionRequest
 from vdag.control.scheduling.events import JobInfo, QueryState
 from vdag.errors import GraphError, InvalidTransition, NotFound, PlanError
 
+pytestmark = pytest.mark.slow  # as a whole
+
 FILES = [
     replace(node(1, "camera", port=6001), handlers=frozenset({2, 4, 5})),
     node(2, "near", port=6002),

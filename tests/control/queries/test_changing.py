@@ -17,6 +17,8 @@ from query_kit import (
 from vdag.control.queries import Parts
 from vdag.control.records import Store
 
+pytestmark = pytest.mark.slow  # as a whole
+
 UNKNOWN = [
     ("GET", "/query/get_result/GLOBAL_ID_9", None),
     ("GET", "/query/get_agg_info/GLOBAL_ID_9", None),

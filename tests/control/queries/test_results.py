@@ -15,6 +15,8 @@ from query_kit import (
 from vdag.control.queries import asking
 from vdag.errors import Saturated
 
+pytestmark = pytest.mark.slow  # as a whole
+
 #: What nodes of all versions post, and the counts, plan and runtime that come of it.
 REPORTS = {
     "newest": ({"appended_result": frame(1)}, {"up": 6, "total": 8}, "480p", RUNTIME),
