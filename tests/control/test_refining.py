@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scheduler_kit import HOST, TASKS, node
 
 from vdag.control.profile import Cost, Profile
+from vdag.control.profile.costs import BatchPoint
 from vdag.control.profile.refining import SAVE_NS, Refinement, load_profile
 from vdag.errors import ConfigError
 from vdag.plan import Placement, Plan, VideoConf
@@ -52,8 +54,11 @@ def test_a_slow_node_is_known_for_it_after_a_few_reports():
     assert profile.cost("face_detection", 0, "720p", node(HOST)).mean_s() > after
 
 
-def test_frames_of_one_batch_make_no_node_slow_and_say_how_many_there_is_room_for():
+def test_frames_of_one_batch_make_no_node_slow_where_batches_were_measured():
     profile = known()
+    cost = profile.prior("face_detection", 0, "480p", node(HOST))
+    batches = (BatchPoint(6, 2.5 * cost.mean_s()),)
+    profile.put_cost("face_detection", 0, "480p", replace(cost, batches=batches))
     refinement = Refinement(profile, Alone())
     for _ in range(20):
         told = runtime(0.02)

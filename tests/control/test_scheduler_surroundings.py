@@ -86,16 +86,17 @@ def test_a_query_is_told_what_others_send_and_how_many_there_are_on_a_node(story
     assert [own.node_queries(addr) for addr in (HOST, EDGE, CLOUD)] == [0, 0, 0]
 
 
-def test_frames_that_were_worked_on_together_share_what_their_batch_took(story):
+def test_where_nothing_was_measured_of_batches_a_frame_takes_all_of_its_own(story):
     seen, told = around(story), measured(0.010, 0.020)
-    told["plan_result"]["batch"] = {"face_detection": 4.0, "face_alignment": 0}
-    story.tell(RuntimeReported, QUERY, told, 1)
-    assert seen.load(HOST, "face_detection") == TaskLoad(1, pytest.approx(0.3 / 4))
-    assert seen.load(HOST, "face_alignment") == TaskLoad(1, pytest.approx(0.6))
-    told["plan_result"]["batch"] = {"face_detection": -4.0, "face_alignment": 1e12}
+    told["plan_result"]["batch"] = {"face_detection": 4.0, "face_alignment": 1e12}
     story.tell(RuntimeReported, QUERY, told, 1)
     assert seen.load(HOST, "face_detection") == TaskLoad(1, pytest.approx(0.3))
-    assert seen.load(HOST, "face_alignment").busy == pytest.approx(0.6 / 256)
+    assert seen.load(HOST, "face_alignment") == TaskLoad(1, pytest.approx(0.6))
+    # What is measured before a run comes to bear at once.
+    cost = Cost(0.010, 0.012, batches=(BatchPoint(4, 0.02),))
+    seen.profile.put_cost("face_detection", 0, "480p", cost, HOST)
+    story.tell(RuntimeReported, QUERY, told, 1)
+    assert seen.load(HOST, "face_detection") == TaskLoad(1, pytest.approx(0.3 / 4))
 
 
 def test_a_query_takes_what_its_frames_would_in_the_best_batch_that_the_profile_knows(story):
@@ -109,31 +110,13 @@ def test_a_query_takes_what_its_frames_would_in_the_best_batch_that_the_profile_
     told["plan_result"]["batch"] = {"face_detection": 4.0}
     story.tell(RuntimeReported, QUERY, told, 1)
     assert seen.load(HOST, "face_detection") == TaskLoad(1, pytest.approx(0.3 / 4))
+    told["plan_result"]["batch"] = {"face_detection": -4.0}  # that is none
+    story.tell(RuntimeReported, QUERY, told, 1)
+    assert seen.load(HOST, "face_detection") == TaskLoad(1, pytest.approx(30 * 0.016 / 4))
     # Nothing is measured under a plan that has just begun.
     story.propose(SECOND, mapping(face_detection=CLOUD, face_alignment=CLOUD))
     load = own_question(story).around.load(CLOUD, "face_detection")
     assert load == TaskLoad(1, pytest.approx(30 * 0.0025))
-
-
-def test_where_nothing_was_measured_of_batches_what_the_node_has_taught_of_them_counts(story):
-    seen, task = around(story), "face_detection"
-    told = measured(0.010, 0.020)
-    told["plan_result"]["batch"] = {task: 2.0}
-    story.tell(RuntimeReported, QUERY, told, 1)
-    assert seen.load(HOST, task) == TaskLoad(1, pytest.approx(30 * 0.010 / 2))
-    for _ in range(30):
-        assert seen.profile.observe(task, 0, "480p", seen.host, 0.010, 0.012, 100)
-        assert seen.profile.observe(task, 0, "480p", seen.host, 0.016, 0.018, 100, batch=4.0)
-    # The largest batch that was seen, not the one of the report.
-    assert seen.profile.learned(task, seen.host).busy_share == pytest.approx(0.4, rel=0.1)
-    told["plan_result"]["batch"] = {task: 1.0}
-    story.tell(RuntimeReported, QUERY, told, 1)
-    assert seen.load(HOST, task).busy == pytest.approx(30 * 0.010 * 0.4, rel=0.1)
-    # What is measured before a run comes to bear at once.
-    cost = Cost(0.010, 0.012, batches=(BatchPoint(4, 0.02),))
-    seen.profile.put_cost(task, 0, "480p", cost, HOST)
-    story.tell(RuntimeReported, QUERY, told, 1)
-    assert seen.load(HOST, task) == TaskLoad(1, pytest.approx(30 * 0.010 * 0.5))
 
 
 @pytest.mark.parametrize("end", [(QueryStopped, QUERY), (NodeLeft, HOST)])

@@ -49,7 +49,6 @@ def givens_of(sizes: Sizes, seed: int, branches=None, **changes) -> Givens:
         "tail": random.uniform(1, 2, (t, n)) * random.integers(0, 2, (t, n)),
         "work_ratio": random.uniform(0.5, 2, (t, n)),
         "wait_ratio": random.uniform(0.5, 2, (t, n)),
-        "busy_share": np.where(batching.random((t, n)) < 0.5, 1, batching.uniform(0.01, 1, (t, n))),
     }
     away = np.arange(n) != host
     sites = {
@@ -98,7 +97,7 @@ def costs_at(
     lows, highs = (0.002, 0.0, 0.0, 0.0, 0.0), (0.1, 0.004, 0.05, 10.0, 1e4)
     rows = [random.uniform(low, high, (t, r, m)) for low, high in zip(lows, highs, strict=True)]
     is_known = batching.random((t, r, m)) < 0.5
-    block = np.stack([*rows, np.where(is_known, batching.uniform(0.01, 1, (t, r, m)), 0.0)])
+    block = np.stack([*rows, np.where(is_known, batching.uniform(0.01, 1, (t, r, m)), 1.0)])
     if not has_all:
         lacks = np.broadcast_to(random.random((t, 1, m)) < 0.3, (t, r, m))
         block[:, lacks] = np.nan
@@ -261,27 +260,26 @@ def test_a_model_that_no_node_has_room_for_is_in_no_placement(kernel):
     assert chosen.place(goal, (0, 0, 0)) == (None, None)
 
 
-def alone(measured: float, taught: float, fps: float) -> Givens:
+def alone(share: float, fps: float) -> Givens:
     """A task that takes 0.1 s, at one worker that nobody else uses."""
     given = givens_of(Sizes(1, 1, 1, 1, 1), 0, fps=np.array([fps]), host=0, corrections=[])
-    block = np.array([0.1, 0.0, 0.0, 0.0, 0.0, measured]).reshape(6, 1, 1, 1)
-    spots = np.array([1, 0, 0, 0, 0, 1, 1, taught], dtype=np.float64).reshape(8, 1, 1)
+    block = np.array([0.1, 0.0, 0.0, 0.0, 0.0, share]).reshape(6, 1, 1, 1)
+    spots = np.array([1, 0, 0, 0, 0, 1, 1], dtype=np.float64).reshape(7, 1, 1)
     given.sites[:2] = np.inf
     return given._replace(costs=[block], spots=spots)
 
 
 def test_workers_are_taken_by_frames_of_batches_and_delays_are_those_of_frames_alone(kernel):
-    def weigh(measured: float, taught: float = 1.0, fps: float = 5.0) -> tuple[float, float]:
-        found = kernel.Forecast(alone(measured, taught, fps))
+    def weigh(share: float, fps: float = 5.0) -> tuple[float, float]:
+        found = kernel.Forecast(alone(share, fps))
         _, delay, _, use = found.weigh((0, 0, 0), math.inf, free_only=True)
-        assert found.work()[0, 0, 0] == pytest.approx(fps * 0.1 * (measured or taught))
+        assert found.work()[0, 0, 0] == pytest.approx(fps * 0.1 * share)
         return delay[0], use[0]
 
-    delay, use = weigh(0.0)
+    delay, use = weigh(1.0)
     assert use == pytest.approx(0.5 / 0.8)
-    assert weigh(1.0) == (delay, use)
-    # What was measured counts before what was taught; 0.3 is what frames under way take.
-    assert weigh(0.8) == weigh(0.0, 0.8) == weigh(0.8, 0.1) == (delay, pytest.approx(0.4 / 0.8))
+    # 0.3 is what frames under way take.
+    assert weigh(0.8) == (delay, pytest.approx(0.4 / 0.8))
     # Beyond what a worker can do frame by frame there are batches.
     slow, use = weigh(0.4, fps=15.0)
     assert use == pytest.approx(15.0 * slow / (0.9 * 2))
@@ -329,7 +327,7 @@ MISFITS = {
     "costs of node 1 are not (6, 2, 3, 2)": {
         "costs": [np.ones((6, 2, 3, models)) for models in (2, 1, 2)]
     },
-    "spots are (8, 2, 3), not (8, 3)": {"spots": np.zeros((8, 3))},
+    "spots are (7, 2, 3), not (7, 3)": {"spots": np.zeros((7, 3))},
     "sites are float64 (7, 3)": {"sites": np.zeros((7, 3), np.float32)},
     "frames are (2, 3), not (3, 2)": {"frames": np.zeros((3, 2))},
     "accuracies of 1 tasks do not fit 2": {"accuracies": [[np.zeros((3, 3))]]},

@@ -9,7 +9,7 @@
 /* Rows of `spots`, per task and node, and of `sites`, per node: as forecast_terms.py has them. */
 enum {
     VDAG_WORKERS, VDAG_OTHERS, VDAG_QUERIES, VDAG_LOG, VDAG_TAIL, VDAG_RATIO, VDAG_WAITED,
-    VDAG_BUSY_SHARE, VDAG_SPOTS
+    VDAG_SPOTS
 };
 enum {
     VDAG_CORES_FREE, VDAG_CORES_SHARE, VDAG_SPEED, VDAG_EXCESS, VDAG_HOME_SPEED, VDAG_HOME_S,

@@ -1,10 +1,9 @@
 /* Work and waits of a task at a node. Only forecast_kernel.c includes this. */
 
 /* What a frame of the best batch takes of a worker, over what one alone takes. */
-INLINE double busy_share(const vdag_forecast *x, size_t i, int t, int n) {
+INLINE double busy_share(const vdag_forecast *x, size_t i) {
     const size_t all = (size_t)x->tasks * x->resolutions * x->models * x->nodes;
-    double measured = x->prior[5 * all + i];
-    return measured > 0 ? measured : spot(x, VDAG_BUSY_SHARE, t)[n];
+    return x->prior[5 * all + i];
 }
 
 /* What the profile says with what nodes have taught, at one node: seconds of work and variance. */
@@ -27,7 +26,7 @@ static void work_at(vdag_forecast *x, size_t i, int t, int n) {
     double deviation = more * (ratio / Z95);
     x->work[i] = most_of((compute + slope * objects) * ratio, LEAST_WORK_S);
     x->var[i] = deviation * deviation;
-    x->taken[i] = x->work[i] * busy_share(x, i, t, n);
+    x->taken[i] = x->work[i] * busy_share(x, i);
 }
 
 static void prepare_shares(vdag_forecast *x) {
@@ -118,7 +117,7 @@ static double gather(double work, double var, double workers, double own, double
 }
 
 static void stay_at(vdag_forecast *x, size_t i, size_t to, int t, int n, double fps) {
-    double work = x->work[i], var = x->var[i], share = busy_share(x, i, t, n), stretch = 1.0;
+    double work = x->work[i], var = x->var[i], share = busy_share(x, i), stretch = 1.0;
     double mean, wait_var;
     double total = spot(x, VDAG_WORKERS, t)[n], waited = spot(x, VDAG_WAITED, t)[n];
     double busy = least_of(fps * x->taken[i], MAX_BUSY * total);

@@ -41,22 +41,12 @@ Refusal = Callable[[Config, tuple[int, ...]], bool]
 
 #: Rows of `Givens.costs`: seconds without objects, per object, 95th percentile over the mean,
 #: objects while it was measured, bytes of what is found; what a frame of the best batch takes of a
-#: worker over what one alone takes, 0 where nothing was measured of batches.
+#: worker over what one alone takes, 1 where nothing was measured of batches.
 COSTS = ("compute_s", "per_object_s", "deviation_s", "obj_n", "out_nbytes", "busy_share")
 #: Rows of `Givens.spots`: workers, those that others keep busy, queries of others; logarithm of the
 #: slowdown and 95th percentile over the mean that the node has taught, 0 for none; corrections of
-#: work and waits; the share of a frame in a batch that the node has taught, for where nothing was
-#: measured of batches, 1 for none.
-SPOTS = (
-    "workers",
-    "others",
-    "queries",
-    "log_factor",
-    "tail",
-    "work_ratio",
-    "wait_ratio",
-    "busy_share",
-)
+#: work and waits.
+SPOTS = ("workers", "others", "queries", "log_factor", "tail", "work_ratio", "wait_ratio")
 #: Rows of `Givens.sites`: workers that may be kept busy of those that are free, or of the fair
 #: share, infinite for not known; bytes per second and excess of the way from the video, the former
 #: infinite at the video's own node; of the way home likewise, with all seconds but those of bytes;
@@ -80,7 +70,7 @@ class Givens(NamedTuple):
         costs: per node `(6, task, resolution, model)`, rows as `COSTS`; NaN for models not had.
         corrections: index into `(task, resolution, model, node)` and a logarithm that is added to
             the slowdown there; each index once.
-        spots: `(8, task, node)`, see `SPOTS`.
+        spots: `(7, task, node)`, see `SPOTS`.
         sites: `(7, node)`, see `SITES`.
         accuracies: per task and model `(resolution, rate)`.
         frames: `(2, resolution)`: bytes of a frame, seconds of a way beside those of bytes.

@@ -96,9 +96,8 @@ class Numbers:
         self.costs: Array = np.stack(givens.costs, axis=-1)
         self.out_nbytes: Array = self.costs[4]
         self.work, self.work_var = self._taught()
-        measured = self.costs[5]
         #: What a frame of the best batch takes of a worker, over what one alone takes.
-        self.busy_share: Array = np.where(measured > 0, measured, self._spot("busy_share"))
+        self.busy_share: Array = self.costs[5]
         taken = self.work * self.busy_share
         own = self.fps[None, None, :, None, None] * taken[:, :, None]
         #: Workers that the query would keep busy.

@@ -142,10 +142,6 @@ TAUGHT = {"node_addr": "a:1", "task": "t", "slowdown": 2.0, "frames": 20.0}
             "p.json: what node a:1 has taught is out of bounds",
         ),
         (
-            document(nodes=[TAUGHT | {"marginal": 1.5}]),
-            "p.json: what node a:1 has taught is out of bounds",
-        ),
-        (
             document(costs=[COST | {"batches": [{"batch": 2, "seconds": 0}]}]),
             "p.json: cost of t: seconds 0 of a batch is not between 1e-06 and 600",
         ),

@@ -85,8 +85,8 @@ def _block(outlook: Outlook, models: Models, has: Models, node: NodeInfo) -> Arr
 
 def _numbers(cost: Cost) -> tuple[float, ...]:
     deviation_s = max(cost.compute_p95_s - cost.compute_s, 0.0)
-    busy_share = cost.busy_share if cost.batches else 0.0
-    return cost.compute_s, cost.per_object_s, deviation_s, cost.obj_n, cost.out_nbytes, busy_share
+    nbytes, share = cost.out_nbytes, cost.busy_share
+    return cost.compute_s, cost.per_object_s, deviation_s, cost.obj_n, nbytes, share
 
 
 def corrections(

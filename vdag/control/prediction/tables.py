@@ -112,7 +112,6 @@ class Tables:
             [one.log_factor for one in known],
             [one.tail for one in known],
             *[[1.0] * len(each)] * 2,
-            [one.busy_share for one in known],
         ]
         spots = np.array(rows, dtype=np.float64).reshape(-1, len(rooms), len(self.nodes))
         places = {name: n for n, name in enumerate(self._names)}

@@ -124,10 +124,10 @@ class Cost:
     def stretch(self, batch: float) -> float:
         """Return how many times as long a batch takes as a frame alone.
 
-        Between sizes that are known it is linear. Beyond them, and where none are known, more
-        frames take as much more.
+        Between sizes that are known it is linear, and beyond them more frames take as much more.
+        Where none are known it is 1: what a batch took then counts as what a frame takes.
         """
-        if batch <= 1.0:
+        if batch <= 1.0 or not self.batches:
             return 1.0
         alone_s, below, ratio = self.mean_s(), 1.0, 1.0
         for point in self.batches:

@@ -16,7 +16,7 @@ import msgspec
 
 from vdag.control.profile.accuracy import AccuracyPoint, Scene
 from vdag.control.profile.costbook import MAX_NAME, CostRow
-from vdag.control.profile.costs import MAX_BATCH, MAX_SAMPLES, BatchPoint, Cost, pixels_of
+from vdag.control.profile.costs import MAX_SAMPLES, BatchPoint, Cost, pixels_of
 from vdag.control.profile.frames import FrameSize
 from vdag.control.profile.judging import AccuracyRow
 from vdag.control.profile.learning import MAX_CORRECTIONS, MAX_TAIL, Learned, is_slowdown
@@ -170,8 +170,7 @@ class AccuracyEntry(_Entry, frozen=True):
 class NodeEntry(_Entry, frozen=True):
     """What a node has taught about a task: by how much it is slower than was measured before.
 
-    `corrections` are rows of model, pixels and a further factor. `batch` and `marginal` say what
-    was seen of batches, see `Learned`.
+    `corrections` are rows of model, pixels and a further factor.
     """
 
     node_addr: str
@@ -180,8 +179,6 @@ class NodeEntry(_Entry, frozen=True):
     frames: float
     tail: float = 0.0
     corrections: tuple[tuple[int, int, float], ...] = ()
-    batch: float = 0.0
-    marginal: float = 1.0
 
     @classmethod
     def of(cls, node_addr: str, task: str, learned: Learned) -> Self:
@@ -195,8 +192,6 @@ class NodeEntry(_Entry, frozen=True):
             learned.frames,
             _short(learned.tail),
             tuple(rows),
-            _short(learned.batch),
-            _short(learned.marginal),
         )
 
     @property
@@ -204,7 +199,7 @@ class NodeEntry(_Entry, frozen=True):
         """The same as a value of ours."""
         corrections = {(m, pixels): math.log(factor) for m, pixels, factor in self.corrections}
         log = math.log(self.slowdown)
-        return Learned(log, self.frames, self.tail, corrections, self.batch, self.marginal)
+        return Learned(log, self.frames, self.tail, corrections)
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -309,8 +304,6 @@ def _check_node(node: NodeEntry, name: str) -> None:
         all(map(is_slowdown, factors))
         and 0 <= node.frames <= MAX_SAMPLES
         and 0 <= node.tail <= MAX_TAIL
-        and 0 <= node.batch <= MAX_BATCH
-        and 0 <= node.marginal <= 1
         and len(node.corrections) <= MAX_CORRECTIONS
         and 0 < len(node.node_addr) <= MAX_NAME
     ):

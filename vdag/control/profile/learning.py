@@ -11,8 +11,9 @@ in frames, or by its share of all frames while these are few. It never counts fo
 of four. So one mad report does little, and a lying node spoils the prediction of itself alone, and
 that within bounds.
 
-A report of batches is compared with what batches of their size take. Where nobody has measured
-that, it is learned: by how much each further frame makes a batch longer.
+A report of batches is compared with what batches of their size take, where that was measured. Where
+it was not, their whole time counts as that of a frame: a node that has too little CPU makes batches
+as well, and must not look fast for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from vdag.control.profile.costs import (
     MAX_COMPUTE_S,
     MAX_SAMPLES,
     MIN_COMPUTE_S,
-    BatchPoint,
     Cost,
 )
 
@@ -47,8 +47,6 @@ SLOW_SHARE = 0.05
 MAX_CORRECTION = math.log(4.0)
 #: Bound of the 95th percentile over the mean.
 MAX_TAIL = 20.0
-#: Frames of a batch, in the mean, from which on something is learned of batches.
-LEAST_BATCH = 2.0
 #: Most objects that a frame is believed to have.
 MAX_OBJECTS = 10_000.0
 #: Nodes about which something is kept; beyond, the one that was silent for longest is forgotten.
@@ -108,22 +106,12 @@ class Learned:
         frames: observed, up to a bound.
         tail: 95th percentile over mean; 0 for not observed.
         corrections: further logarithms, by model and pixels.
-        batch: the largest that was seen where nothing was measured of batches; 0 for none.
-        marginal: what each further frame adds to a batch there, over what the first takes.
     """
 
     log_factor: float = 0.0
     frames: float = 0.0
     tail: float = 0.0
     corrections: dict[tuple[int, int], float] = field(default_factory=dict)
-    batch: float = 0.0
-    marginal: float = 1.0
-
-    @property
-    def busy_share(self) -> float:
-        """`Cost.busy_share` here, where nothing was measured of batches."""
-        whole = math.ceil(self.batch)
-        return (1.0 + self.marginal * (whole - 1)) / whole if whole > 1 else 1.0
 
     def copy(self) -> Learned:
         """Return one that does not change with this one."""
@@ -133,11 +121,6 @@ class Learned:
         """Return a predicted cost as it is here."""
         log = self.log_factor + self.corrections.get((model_id, pixels), 0.0)
         scaled = cost.scaled(math.exp(_clamp(log, MAX_LOG)))
-        if self.batch >= 2.0 and not cost.batches:
-            whole = math.ceil(self.batch)
-            took_s = scaled.mean_s() * (1.0 + self.marginal * (whole - 1))
-            point = BatchPoint(whole, min(max(took_s, MIN_COMPUTE_S), MAX_COMPUTE_S))
-            scaled = replace(scaled, batches=(point,))
         if not self.tail:
             return scaled
         excess_s = (self.tail - 1.0) * scaled.mean_s()
@@ -156,8 +139,6 @@ class Learned:
             half_life: in frames.
         """
         step = _gain(report.frames, self.frames, half_life)
-        if report.batch >= LEAST_BATCH and not cost.batches:
-            self._learn_batch(self.applied(cost, model_id, pixels), report, step)
         predicted = self.applied(cost, model_id, pixels)
         predicted_s = predicted.mean_s(report.obj_n) * predicted.stretch(report.batch)
         error = _clamp(math.log(report.mean_s / predicted_s), MAX_STEP)
@@ -169,13 +150,6 @@ class Learned:
             del self.corrections[next(iter(self.corrections))]
         self.corrections[model_id, pixels] = _clamp(slow, MAX_CORRECTION)
         self.frames = min(self.frames + report.frames, 4 * half_life)
-
-    def _learn_batch(self, predicted: Cost, report: Report, step: float) -> None:
-        """Learn what further frames add; what that does not explain is the node's slowdown."""
-        further = report.mean_s / predicted.mean_s(report.obj_n) - 1.0
-        marginal = min(max(further / (report.batch - 1.0), 0.0), 1.0)
-        self.marginal += (marginal - self.marginal) * (step if self.batch else 1.0)
-        self.batch = max(self.batch, report.batch)
 
 
 @dataclass(slots=True)

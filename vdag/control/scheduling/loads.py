@@ -156,7 +156,7 @@ class Loads:
         """Return a cost whose batches are those of a node, whatever its seconds.
 
         The report that is counted has just taught the profile something, so what it keeps of the
-        node's costs is void. What was measured before is not, and says all of batches, mostly.
+        node's costs is void. What was measured before is not, and says all of batches.
         """
         profile = self._profile
         if self._version != profile.version or len(self._priors) >= MAX_PRIORS:
@@ -165,12 +165,7 @@ class Loads:
         key = (task, model_id, resolution, profile.place(node))
         if key not in self._priors:
             self._priors[key] = profile.prior(task, model_id, resolution, node)
-        prior = self._priors[key]
-        if prior is None:
-            return UNKNOWN
-        if not prior.batches and profile.learned(task, node).batch:
-            return profile.cost(task, model_id, resolution, node) or UNKNOWN
-        return prior
+        return self._priors[key] or UNKNOWN
 
     def _count(self, before: Mapping[Place, float], claims: Mapping[Place, float]) -> None:
         """Count a query once at each node where it has a task."""
