@@ -32,29 +32,36 @@ WORK_S = {"360p": 0.03, "540p": 0.09}
 NS = 1_000_000_000
 
 
-def took_s(work_s: float, chance: random.Random) -> float:
-    """How long work takes that begins at any moment of a period."""
+def took_s(work_s: float, chance: random.Random, frame_s: float) -> float:
+    """How long work takes that begins at any moment of a period, once its frame was taken in."""
     cpu = Cpu(CORES, own_load=OWN_LOAD, period_ns=round(PERIOD_S * NS))
     cpu.advance(round(chance.random() * PERIOD_S * NS), 0)
+    cpu.spend(frame_s)
     return cpu.until_done_ns(1, work_s) / NS
 
 
-def recorded(resolution: str, fps: int, *, told: bool = True, confined: bool = True) -> Trace:
-    """A query that ran at a node; `told` is whether that says what its worker has used."""
+def recorded(
+    resolution: str, fps: int, *, told: bool = True, confined: bool = True, frame_s: float = 0.0
+) -> Trace:
+    """A query that ran at a node; `told` is whether that says what its worker has used.
+
+    A frame costs the node `frame_s` beside what its worker does.
+    """
     chance = random.Random(resolution)
     conf = {"resolution": resolution, "fps": fps, "encoder": "JPEG"}
     place = {"model_id": 0, "node_role": "edge", "node_addr": EDGE}
     frames, states = [], []
     for seq in range(SECONDS * fps):
         work_s = WORK_S[resolution] * chance.lognormvariate(0.0, 0.02)
-        compute_s = took_s(work_s, chance) if confined else work_s
+        compute_s = took_s(work_s, chance, frame_s) if confined else work_s
         parts = {TASK: Parts(HOP_S, 0.0, compute_s, 7)}
         delay_s = compute_s + 2 * HOP_S
         frames.append(TraceFrame(seq / fps + delay_s, seq, 1, delay_s, 1.0, 900.0, parts))
     for second in range(SECONDS):
         used_s = second * fps * (WORK_S[resolution] + OVERHEAD_S)
         workers = {"7": 100.0 + used_s} if told else {}
-        quota = TraceQuota(CORES, PERIOD_S, 2, 500.0 + second, used_s + OWN_LOAD * second, workers)
+        used_s += second * (fps * frame_s + OWN_LOAD)
+        quota = TraceQuota(CORES, PERIOD_S, 2, 500.0 + second, used_s, workers)
         states.append(TraceStates(float(second), (EDGE,), {IP: quota} if confined else {}))
     return Trace(
         query_id="GLOBAL_ID_1",
@@ -131,6 +138,26 @@ def test_a_resolution_in_between_is_foretold(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(WORK_S, "480p", 0.03 + share * 0.06)
     seen = seen_p95_s(recorded("480p", 4), 4)
     assert p95_s(scenario_of_trace(both), both, "480p", 4) == pytest.approx(seen, rel=0.1)
+
+
+def test_what_frames_cost_a_node_beside_its_tasks_is_told_by_their_rates():
+    traces = [recorded("360p", 8, frame_s=0.01), recorded("540p", 2, frame_s=0.01)]
+    (node,) = scenario_of_trace(joined(traces)).nodes
+    assert node.frame_cpu_ms == pytest.approx(1e3 * (0.01 + OVERHEAD_S), rel=0.1)
+    assert node.own_load == pytest.approx(OWN_LOAD, rel=0.2)
+    (node,) = scenario_of_trace(traces[0]).nodes
+    assert node.frame_cpu_ms == 0.0, "at one rate nobody can tell"
+    assert node.own_load == pytest.approx(OWN_LOAD + 8 * (0.01 + OVERHEAD_S), rel=0.1)
+
+
+def test_stalls_by_what_frames_cost_a_node_are_foretold(monkeypatch: pytest.MonkeyPatch):
+    both = joined([recorded("360p", 8, frame_s=0.01), recorded("540p", 2, frame_s=0.01)])
+    share = (640 * 480 - 480 * 360) / (960 * 540 - 480 * 360)
+    monkeypatch.setitem(WORK_S, "480p", 0.03 + share * 0.06)
+    seen, found = seen_p95_s(recorded("480p", 4, frame_s=0.01), 4), scenario_of_trace(both)
+    assert p95_s(found, both, "480p", 4) == pytest.approx(seen, rel=0.1)
+    without = replace(found, nodes=(replace(found.nodes[0], frame_cpu_ms=0.0),))
+    assert p95_s(without, both, "480p", 4) < 0.95 * seen
 
 
 def test_a_few_slow_seconds_do_not_change_what_is_usual():

@@ -59,6 +59,15 @@ def test_what_the_node_does_itself_is_taken_from_the_quota():
     assert cpu.until_done_ns(1, 0.029) == pytest.approx(41 * MS, abs=2)
 
 
+def test_what_a_frame_costs_the_node_is_taken_from_the_quota_at_once():
+    cpu = half_a_core()
+    cpu.spend(0.02)
+    assert cpu.until_done_ns(1, 0.03) == pytest.approx(30 * MS, abs=2)
+    assert cpu.until_done_ns(1, 0.031) == pytest.approx(101 * MS, abs=2)
+    cpu.spend(0.2)  # more than there is: the next period is whole again
+    assert cpu.until_done_ns(1, 0.05) == pytest.approx(150 * MS, abs=2)
+
+
 def test_without_a_quota_a_part_of_a_core_is_a_slower_one():
     cpu = Cpu(0.5, speed=2.0)
     assert cpu.until_done_ns(1, 1.0) == S + 1

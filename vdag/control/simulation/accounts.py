@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vdag.control.simulation.traces import Trace, TraceFrame, TraceQuota
@@ -21,6 +21,8 @@ __all__ = ["Accounts", "accounts_of", "ip_of"]
 MIN_SPAN_S = 2.0
 #: So long it takes at most until others hear of what a node has used: first states are of before.
 LAG_S = 4.0
+#: Of the highest rate to the lowest, at least, that tell what a frame costs.
+MIN_RATIO = 1.5
 #: Of the quota, at most, that a node is believed to need for itself.
 MAX_OWN_SHARE = 0.8
 
@@ -31,12 +33,14 @@ class Accounts:
 
     Attributes:
         quotas: of the nodes that have one, by `node_addr`.
-        own_load: likewise, the cores that they kept busy beside their tasks.
+        own_load: likewise, the cores that they kept busy beside their tasks, whatever came.
+        frame_s: likewise, CPU seconds that each frame of the query took beside its tasks.
         work_s: CPU seconds of a frame, by number of the plan and task.
     """
 
     quotas: dict[str, TraceQuota] = field(default_factory=dict)
     own_load: dict[str, float] = field(default_factory=dict)
+    frame_s: dict[str, float] = field(default_factory=dict)
     work_s: dict[tuple[int, str], float] = field(default_factory=dict)
 
 
@@ -63,18 +67,29 @@ def accounts_of(trace: Trace, plans: Mapping[int, Plan]) -> Accounts:
     for addr in _nodes(trace, plans):
         if ip_of(addr) in known:
             found.quotas[addr] = known[ip_of(addr)]
-    own: defaultdict[str, list[float]] = defaultdict(list)
+    own: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     spans = list(_spans(trace)) if found.quotas else []
     for span in spans:
         _add_work(span, plans[span.number], trace.node_addr, found)
     _take_off_overhead(spans, found)
     for span in spans:
         for addr, load in _own_loads(span, plans[span.number], trace.node_addr, found):
-            own[addr].append(load)
+            own[addr].append((span.fps, load))
     for addr, quota in found.quotas.items():
-        load = statistics.median(own[addr]) if own[addr] else 0.0
+        load, found.frame_s[addr] = _divided(own[addr])
         found.own_load[addr] = min(max(load, 0.0), MAX_OWN_SHARE * quota.cores)
     return found
+
+
+def _divided(loads: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Divide loads at rates of frames into cores that are always busy, and seconds of a frame."""
+    rates = [fps for fps, _ in loads]
+    usual = statistics.median([load for _, load in loads] or [0.0])
+    if not rates or max(rates) < MIN_RATIO * min(rates):
+        return usual, 0.0  # at one rate nobody can tell
+    line = statistics.linear_regression(*zip(*loads, strict=True))
+    frame_s = min(max(line.slope, 0.0), max(usual, 0.0) / statistics.median(rates))
+    return usual - frame_s * statistics.median(rates), frame_s
 
 
 def _nodes(trace: Trace, plans: Mapping[int, Plan]) -> Iterator[str]:

@@ -84,6 +84,11 @@ class Cpu:
                 left_s -= count * full_s
                 waited_ns += count * self.period_ns
 
+    def spend(self, cpu_s: float) -> None:
+        """Take CPU time off what is left of the period, as of the last `advance`."""
+        if self.period_ns:
+            self._spent_s = min(self._spent_s + cpu_s, self._quota_s)
+
     def wakes_ns(self) -> int:
         """Return when the node can do something, as of the last `advance`: at once, or later."""
         if self.period_ns and self._spent_s >= self._quota_s - 1e-12:

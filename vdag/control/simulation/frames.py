@@ -277,6 +277,8 @@ class FrameWorld:
             trip.run.arrive(trip, stop.branch)
             return
         stop.arrived_ns = self._agenda.now_ns
+        if not stop.position or route[stop.position - 1].endpoint != hop.endpoint:
+            self._machines[hop.endpoint].take_in()
         item = Item(
             trip.itinerary.stream,
             trip.seq,

@@ -68,6 +68,8 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
             evenly, and a part of one is one that is slower.
         cpus: with a quota, the cores of the machine: more workers never run at once.
         own_load: cores that the node keeps busy itself, beside its tasks.
+        frame_cpu_ms: with a quota, CPU time that the node itself spends of it on a frame that comes
+            to its tasks, at that moment: it takes it in, brings it into its size, hands it over.
         hop_ms: from one queue of the node to the next, or home: descriptors over a socket.
         mbit: of its own access to the network, per second and direction.
         latency_ms: of that access, one way.
@@ -81,6 +83,7 @@ class NodeSpec(Spec, frozen=True, kw_only=True):
     cpu_period_s: Annotated[float, msgspec.Meta(ge=0.001, le=10)] | None = None
     cpus: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 4096
     own_load: Annotated[float, msgspec.Meta(ge=0, le=MAX_CORES)] = 0.0
+    frame_cpu_ms: Millis = 0.0
     hop_ms: Millis = 0.3
     mbit: Mbit = 1000.0
     latency_ms: Millis = 0.5

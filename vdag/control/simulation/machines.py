@@ -111,6 +111,13 @@ class Machine:
         if self.is_up:
             self._carry_out(self.flow.submit(item, self._agenda.now_ns))
 
+    def take_in(self) -> None:
+        """Spend what a frame that comes to the node costs it beside its tasks."""
+        if self.spec.frame_cpu_ms and self._cpu.period_ns:
+            self._advance()
+            self._cpu.spend(self.spec.frame_cpu_ms / 1e3)
+            self._expect_next()
+
     def change(self, step: Step) -> None:
         """Have other cores, another speed, or go, or come back."""
         self._advance()

@@ -123,6 +123,7 @@ def _nodes(trace: Trace, plans: Mapping[int, Plan]) -> Iterator[dict[str, Any]]:
                 "cpu_period_s": quota.period_s,
                 "cpus": quota.cpus,
                 "own_load": accounts.own_load[addr],
+                "frame_cpu_ms": 1e3 * accounts.frame_s[addr],
             }
         yield node
 
