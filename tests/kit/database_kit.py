@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
@@ -93,10 +94,15 @@ class Server:
         engine.dispose()
 
     def stop(self, number: int | None = None) -> None:
-        """Stop it, in good order or by another signal, and wait until it has ended."""
+        """Stop it, in good order or by another signal, and wait until all of it has ended.
+
+        Processes of a server that was killed outlive it for a moment, and until then another does
+        not start in its place.
+        """
         process, self._process = self._process, None
         if process is None:
             return
+        family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(self.ends_by if number is None else number)
         try:
             process.wait(STOP_TIMEOUT_S)
@@ -104,6 +110,8 @@ class Server:
             process.kill()
             process.wait()
             raise
+        _, left = psutil.wait_procs(family, STOP_TIMEOUT_S)
+        assert not left, f"{left} did not end: {self.log()}"
 
     def close(self) -> None:
         """Stop it, and remove all that it had."""
