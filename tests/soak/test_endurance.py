@@ -81,10 +81,11 @@ def test_nothing_grows_under_full_load(kind: str, carphone: Path) -> None:
     print(f"{kind}: {found['delivered']} frames in {found['elapsed_s']:.0f} s")
     for name, trace in traces.items():
         print(f"{name}: {trace}")
-    print(f"slots in use: {median(middle(slots))} -> {median(last(slots))}, at most {max(slots)}")
+    print(f"slots in use: {min(middle(slots))} -> {min(last(slots))}, at most {max(slots)}")
     for trace in traces.values():
         assert trace.growth_nbytes() < GROWTH_NBYTES[kind]
         # A clip that begins anew takes some of both for a moment.
         assert min(trace.fds[-TAIL:]) <= median(middle(trace.fds))
         assert min(trace.threads[-TAIL:]) <= median(middle(trace.threads))
-    assert median(last(slots)) <= median(middle(slots)) + 1
+    # How many are in use goes up and down with the machine; those that leak never come back.
+    assert min(last(slots)) <= min(middle(slots)) + 1
