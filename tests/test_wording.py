@@ -16,6 +16,7 @@ class Inner(msgspec.Struct):
 
 class Outer(msgspec.Struct):
     nodes: list[Inner] = []
+    services: dict[Annotated[str, msgspec.Meta(max_length=3)], int] = {}
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,7 @@ class Outer(msgspec.Struct):
     [
         (b'{"nodes": [{"cores": "4"}]}', "nodes[0].cores", "expected int, got str"),
         (b'{"nodes": [{"cores": 0}]}', "nodes[0].cores", "expected int >= 1"),
+        (b'{"services": {"faces": 1}}', "services", "expected str of length <= 3"),
         (b"[]", "", "expected object, got array"),
         (b"{", "", "input data was truncated"),
         (b"{nodes", "", "JSON is malformed: object keys must be strings (byte 1)"),

@@ -19,11 +19,12 @@ def rephrase(err: Exception) -> str:
 def located(err: Exception) -> tuple[str, str]:
     """Return where msgspec found something wrong, empty for the whole, and what it is.
 
-    It says "Expected `int`, got `str` - at `$.node.name`", or less.
+    It says "Expected `int`, got `str` - at `$.node.name`", or less; keys: "at `key` in `$.node`".
     """
     if isinstance(err, RecursionError):
         return "", "it is nested too deeply"
     text, _, place = str(err).partition(" - at ")
     text = text.replace("`", "")
     text = text if text.startswith("JSON") else text[:1].lower() + text[1:]
-    return place.strip("`").removeprefix("$").removeprefix("."), text
+    place = place.removeprefix("`key` in ").strip("`")
+    return place.removeprefix("$").removeprefix("."), text

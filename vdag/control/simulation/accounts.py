@@ -142,12 +142,8 @@ def _take_off_overhead(spans: list[_Span], found: Accounts) -> None:
     stalled: they have used more CPU time than it took from their begin to their end. Nobody does
     more work than he takes time for, but with several threads; those run at once.
     """
-    took = {
-        (span.number, task): _took_s(span, task)
-        for span in spans
-        for number, task in found.work_s
-        if number == span.number
-    }
+    by_plan = {span.number: span for span in spans}
+    took = {(number, task): _took_s(by_plan[number], task) for number, task in found.work_s}
     more = [found.work_s[key] - took_s for key, took_s in took.items()]
     overhead_s = statistics.median([each for each in more if each > 0] or [0.0])
     for key, took_s in took.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,14 @@ import msgspec
 
 from vdag.control.simulation.scenario import Scenario
 from vdag.errors import ConfigError
+from vdag.wording import rephrase
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["read_scenario", "reworded", "scenario_from_document", "write_scenario"]
+__all__ = ["read_scenario", "scenario_from_document", "write_scenario"]
 
 #: Of a file: ten thousand nodes and a hundred thousand queries have some 40 MB.
 MAX_NBYTES = 256 << 20
@@ -66,7 +66,7 @@ def scenario_from_document(document: Any) -> Scenario:
     try:
         return msgspec.convert(document, Scenario)
     except msgspec.ValidationError as err:
-        raise ConfigError(reworded(str(err))) from err
+        raise ConfigError(rephrase(err)) from err
 
 
 def write_scenario(scenario: Scenario, path: Path) -> None:
@@ -80,15 +80,6 @@ def write_scenario(scenario: Scenario, path: Path) -> None:
         path.write_text(json.dumps(_without_defaults(scenario, document), indent=1) + "\n")
     except OSError as err:
         raise ConfigError(f"cannot write {path}: {err.strerror}") from err
-
-
-def reworded(text: str) -> str:
-    """Put the place before what is wrong there: `nodes[0].cores: expected float, got str`."""
-    match = re.fullmatch(r"(.*?)(?: - at `(?:key in )?\$\.?(.*)`)?", text, re.DOTALL)
-    assert match is not None, "everything matches"
-    what, where = match[1].replace("`", ""), match[2]
-    what = what[:1].lower() + what[1:]
-    return f"{where}: {what}" if where else what
 
 
 def _without_defaults(value: Any, document: Any) -> Any:

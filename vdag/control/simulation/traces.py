@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec.structs import replace
 
-from vdag.control.simulation.reading import reworded
 from vdag.errors import ConfigError, GraphError, PlanError
 from vdag.graph import Graph
 from vdag.itinerary import branches
 from vdag.plan import Plan
+from vdag.wording import rephrase
 
 __all__ = [
     "Parts",
@@ -237,7 +237,7 @@ def read_trace(path: Path) -> Trace:
     except OSError as err:
         raise ConfigError(f"cannot read {path}: {err.strerror}") from err
     except msgspec.ValidationError as err:
-        raise ConfigError(f"{path}: {reworded(str(err))}") from err
+        raise ConfigError(f"{path}: {rephrase(err)}") from err
     except msgspec.DecodeError as err:
         raise ConfigError(f"{path} is not JSON: {err}") from err
     if trace.version != 1:
