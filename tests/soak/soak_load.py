@@ -29,8 +29,13 @@ from vdag.workers import WorkerPool
 
 SAMPLES = 300
 SLOTS, IN_FLIGHT, TIMEOUT_S = 24, 16, 60.0
+#: Slots in use when nobody takes results and all work is done: of the frame that waits to leave,
+#: and of the next, which waits for room behind it.
+RESTING = 2
+#: After how many samples the load is let come to rest.
+RESTS = (SAMPLES // 3, 2 * SAMPLES // 3, SAMPLES)
 #: An engine keeps memory for every number of pictures that it has seen: soon it has seen all.
-MAX_BATCH = 4
+MAX_BATCH = 2
 TASKS = Path(__file__).parents[1] / "worker_tasks.py"
 
 
@@ -58,6 +63,15 @@ class Load:
         """Return how many slots are in use."""
         arena = self.exchange.stats().arena
         return arena.slots - arena.free
+
+    def rest(self) -> None:
+        """Take no results until all work is done: then no slot is in use beside `RESTING`.
+
+        Raises:
+            AssertionError: more stay in use.
+        """
+        until(lambda: self.job.stats().frames.in_flight == IN_FLIGHT + 1)
+        until(lambda: self.slots() == RESTING)
 
     def samples(self, duration_s: float) -> Iterator[None]:
         """Take results for so long, and stop now and then to be measured."""
@@ -102,11 +116,11 @@ def run(kind: str, duration_s: float, clip: Path | None) -> dict[str, Any]:
         names = {os.getpid(): "owner"} | {worker.pid: name for name, worker in workers.items()}
         processes = {pid: psutil.Process(pid) for pid in names}
         used: dict[str, list[tuple[int, int, int]]] = {name: [] for name in names.values()}
-        slots: list[int] = []
-        for _ in load.samples(duration_s):
-            slots.append(load.slots())
+        for taken, _ in enumerate(load.samples(duration_s), 1):
             for pid, process in processes.items():
                 used[names[pid]].append(use(process))
+            if taken in RESTS:
+                load.rest()
         load.exchange.check()
         stats = load.job.stats().frames
         load.job.close()
@@ -121,7 +135,6 @@ def run(kind: str, duration_s: float, clip: Path | None) -> dict[str, Any]:
             "delivered": stats.delivered,
             "in_flight": stats.in_flight,
             "elapsed_s": stats.elapsed_s,
-            "slots": slots,
             "used": used,
         }
 

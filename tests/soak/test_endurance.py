@@ -1,6 +1,8 @@
 """Full load for a long time: memory, file descriptors, threads and slots stay where they are.
 
-`VDAG_SOAK_S` says for how many seconds each load lasts: 60 if it is not set; the long form is 1800.
+`soak_load` lets the load come to rest now and then to look at the slots in use, and fails if one
+is missing. `VDAG_SOAK_S` says for how many seconds each load lasts: 60 if it is not set; the long
+form is 1800.
 What was measured is printed: the first and the last of it, and the growth that counts.
 """
 
@@ -76,16 +78,12 @@ def test_nothing_grows_under_full_load(kind: str, carphone: Path) -> None:
     assert found["read"] == found["delivered"] + found["in_flight"]
     assert found["workers"] == 2 * found["tasks"]
     assert found["restarts"] == 0
-    slots = found["slots"]
     traces = {name: Trace(samples) for name, samples in found["used"].items()}
     print(f"{kind}: {found['delivered']} frames in {found['elapsed_s']:.0f} s")
     for name, trace in traces.items():
         print(f"{name}: {trace}")
-    print(f"slots in use: {min(middle(slots))} -> {min(last(slots))}, at most {max(slots)}")
     for trace in traces.values():
         assert trace.growth_nbytes() < GROWTH_NBYTES[kind]
         # A clip that begins anew takes some of both for a moment.
         assert min(trace.fds[-TAIL:]) <= median(middle(trace.fds))
         assert min(trace.threads[-TAIL:]) <= median(middle(trace.threads))
-    # How many are in use goes up and down with the machine; those that leak never come back.
-    assert min(last(slots)) <= min(middle(slots)) + 1
