@@ -15,6 +15,7 @@ It writes `OUT/gpu.json` and `OUT/gpu.txt`. The parts are
     overlap    copies beside compute
     sizes      batches whose size changes, beside ONNX Runtime used plainly
     workers    a worker process with page-locked slots and two batches at work, and without
+    devices    two workers of a task on one GPU and on two
     jpeg       files decoded by nvJPEG, against libjpeg-turbo
     batches    what batches take: time, and memory of the device
     costs      the same in a profile, and what the scheduler's loads make of it
@@ -57,6 +58,7 @@ PARTS: dict[str, Callable[[Report], None]] = {
     "overlap": gpu_rates.overlap,
     "sizes": gpu_sizes.sizes,
     "workers": gpu_workers.workers,
+    "devices": gpu_workers.devices,
     "jpeg": gpu_workers.jpeg,
     "batches": gpu_workers.batches,
     "costs": gpu_costs.costs,

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from comparison import quantile
 from gpu_parts import Report, pictures
-from gpu_workers import IN_FLIGHT, MEASURED_S, TIMEOUT_S, Camera, warm
+from gpu_workers import IN_FLIGHT, MEASURED_S, TIMEOUT_S, Camera, worker_rate
 
 from vdag import TaskOptions
 from vdag.control.profile import Cost, Profile
@@ -72,7 +72,7 @@ def costs(report: Report) -> None:
                     f"{point.seconds / point.batch * 1e3:.2f} a frame, "
                     f"{point.device_nbytes >> 20} MiB of the GPU"
                 )
-            most = _most(camera)
+            most = worker_rate(camera, IN_FLIGHT * BATCH)["frames_s"]
             figures[task] = {"frames_s": round(most, 1), "busy_ms": cost.busy_s * 1e3}
             report.line(
                 f"{task}: {most:.0f}/s at most, {cost.busy_s * 1e3:.2f} ms of a worker each"
@@ -127,20 +127,6 @@ def _cost(camera: Camera, task: str, frames: list[np.ndarray]) -> Cost:
         cost.compute_s, cost.compute_p95_s, samples=cost.samples,
         batches=points_of(alone_s, records, cost),
     )  # fmt: skip
-
-
-def _most(camera: Camera) -> float:
-    """Return the frames per second of a worker that always has a batch waiting."""
-    warm(camera, BATCH)
-    count, start_s = 0, time.perf_counter()
-    while time.perf_counter() - start_s < MEASURED_S:
-        camera.take_times()
-        camera.send_next()
-        count += 1
-    elapsed_s = time.perf_counter() - start_s
-    for _ in range(IN_FLIGHT * BATCH):
-        camera.take_times()
-    return count / elapsed_s
 
 
 def _paced(camera: Camera, task: str, rate: float, profile: Profile) -> dict[str, float]:

@@ -85,11 +85,13 @@ class Camera(LoneWorker):
 
 
 @contextmanager
-def open_camera(task: str, frames: list[np.ndarray], batch: int) -> Iterator[Camera]:
+def open_camera(
+    task: str, frames: list[np.ndarray], batch: int, options: TaskOptions = ON_GPU
+) -> Iterator[Camera]:
     """Open one and close it."""
     with (
         tempfile.TemporaryDirectory(prefix="vdag-") as folder,
-        Camera(Path(folder), task, frames, batch) as camera,
+        Camera(Path(folder), task, frames, batch, options) as camera,
     ):
         yield camera
 
@@ -102,7 +104,7 @@ def workers(report: Report) -> None:
         for variant in VARIANTS:
             os.environ["VDAG_VARIANT"] = variant
             with open_camera(task, frames, batch) as camera:
-                found = worker_rate(camera, batch)
+                found = worker_rate(camera, IN_FLIGHT * batch)
             figures[f"{task} {batch} {variant}"] = found
             report.line(f"worker, {task}, 1080p, batches of {batch}, {variant}: {found}")
         report.figures["workers"] = figures
@@ -110,16 +112,33 @@ def workers(report: Report) -> None:
         report.line(f"{task} {batch}: both to plain {rates['both'] / rates['plain']:.2f}")
 
 
-def worker_rate(camera: Camera, batch: int) -> dict[str, float]:
+def devices(report: Report) -> None:
+    """Frames per second of two workers of a task, on one GPU and on two, beside one worker."""
+    frames = pictures(16, 1080, 1920)
+    figures: dict[str, Any] = {}
+    for task in ("face_detection", "car_detection"):
+        for count, places in ((1, "cuda:0"), (2, "cuda:0"), (2, "cuda:0,cuda:1")):
+            options = TaskOptions(engine="onnx-cuda", device=places)
+            with open_camera(task, frames, 16, options) as camera:
+                if count > 1:
+                    camera.pool.add(task, options, count=count - 1, max_batch=16)
+                    camera.pool.wait_ready(task, TIMEOUT_S)
+                found = worker_rate(camera, IN_FLIGHT * 16 * count)
+            figures[f"{task} {count} on {places}"] = found
+            report.line(f"{task}, 1080p, batches of 16, {count} workers on {places}: {found}")
+            report.figures["devices"] = figures
+
+
+def worker_rate(camera: Camera, in_flight: int) -> dict[str, float]:
     """Keep so many frames on their way, for a while."""
-    warm(camera, batch)
+    warm(camera, in_flight)
     delays, count, start_s = [], 0, time.perf_counter()
     while time.perf_counter() - start_s < MEASURED_S:
         delays.append(camera.take_times()[0])
         camera.send_next()
         count += 1
     elapsed_s = time.perf_counter() - start_s
-    for _ in range(IN_FLIGHT * batch):
+    for _ in range(in_flight):
         camera.take_times()
     return {
         "frames_s": round(count / elapsed_s, 1),
@@ -128,9 +147,9 @@ def worker_rate(camera: Camera, batch: int) -> dict[str, float]:
     }
 
 
-def warm(camera: Camera, batch: int) -> None:
+def warm(camera: Camera, in_flight: int) -> None:
     """Send frames until the sizes of batches are prepared, and leave so many on their way."""
-    for _ in range(IN_FLIGHT * batch):
+    for _ in range(in_flight):
         camera.send_next()
     start_s = time.perf_counter()
     while time.perf_counter() - start_s < WARM_S:

@@ -63,7 +63,9 @@ def run(
     card: Annotated[
         list[str] | None, typer.Option(help="TASK=FILE: a model card of your own.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or cuda:N; for workers several, with commas.")
+    ] = "auto",
     engine: Annotated[str, typer.Option(help="What runs models, see vdag doctor.")] = "onnx",
     batch: Annotated[int, typer.Option(help="Most frames a task takes at once.")] = 1,
     threads: Annotated[int | None, typer.Option(help="By default one per core.")] = None,

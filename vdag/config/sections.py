@@ -37,7 +37,8 @@ class TaskConfig:
         model_id: what its workers begin with, and use where no plan says: 0 large, 1 medium, 2
             small.
         models: the `model_id`s that plans may choose among; empty for all that the task has.
-        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+        device: `auto`, `cpu`, `cuda` or `cuda:<n>`; several with commas between them, as
+            `cuda:0,cuda:1`, for its workers to take in turn.
         engine: what runs the model.
         threads: of the engine, for one call.
         card: a model card of the operator's own.

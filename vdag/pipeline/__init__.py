@@ -74,7 +74,8 @@ class Pipeline:
         source: a `Source`, or anything that `open_source` takes.
         models: task to `model_id` (0 large, 1 medium, 2 small); 0 where it is left out.
         cards: task to a model card of the user's own, used instead of the zoo's models.
-        device: where models run: `auto`, `cpu`, `cuda`, or `cuda:<n>`.
+        device: where models run: `auto`, `cpu`, `cuda`, or `cuda:<n>`; with workers also several,
+            `cuda:0,cuda:1`, which those of a task take in turn.
         engine: name of what runs them, see docs/gpu.md.
         tasks: task name to a ready `Task`, used instead of loading one, and not closed.
         threads: threads that work on tasks; by default one per core this process may use.

@@ -85,7 +85,8 @@ class TaskOptions:
 
     Attributes:
         model_id: 0 large, 1 medium, 2 small, as far as the task has them.
-        device: `auto`, `cpu`, `cuda`, or `cuda:<n>`.
+        device: `auto`, `cpu`, `cuda`, or `cuda:<n>`; for workers also several, `cuda:0,cuda:1`,
+            see `WorkerPool.add`.
         engine: name of the engine that runs the model.
         threads: threads the engine may use for one call.
         card: a model card of the user's own, used instead of the zoo's models.

@@ -11,9 +11,9 @@ import os
 import select
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -118,11 +118,12 @@ class WorkerPool:
 
         Args:
             task: its name.
-            options: how they load it at their start.
+            options: how they load it at their start. Of several devices, `cuda:0,cuda:1`, each
+                takes the one that has the fewest of the task's workers.
             count: how many, at least 1.
             max_batch: most frames that they take at once; the task's own limit holds too.
-            models: what frames may ask for instead, see `vdag.toolbox`; None for what
-                `vdag.tasks.variants` finds.
+            models: what frames may ask for instead, on the same device, see `vdag.toolbox`; None
+                for what `vdag.tasks.variants` finds.
             trial: width and height of a picture that they try the task on before they serve, see
                 `vdag.tasks.trial`; None for none.
 
@@ -139,12 +140,14 @@ class WorkerPool:
                     f"{count} workers beside {len(self._posts)} are not 1 to {MAX_WORKERS} in all"
                 )
             options = options or TaskOptions()
+            models = variants(task, options) if models is None else models
             for _ in range(count):
+                device = self._next_device(task, options.device)
                 post = Post(
                     self._exchange,
                     task,
-                    options,
-                    models=variants(task, options) if models is None else models,
+                    replace(options, device=device),
+                    models={n: replace(each, device=device) for n, each in models.items()},
                     max_batch=max_batch,
                     modules=self._modules,
                     patience=self._patience,
@@ -257,6 +260,11 @@ class WorkerPool:
 
     def _wanted(self, task: str) -> list[Post]:
         return [post for post in self._posts if post.task == task and post.is_wanted]
+
+    def _next_device(self, task: str, devices: str) -> str:
+        """Return the one of the devices that has the fewest workers of the task."""
+        taken = Counter(post.device for post in self._wanted(task))
+        return min(devices.replace(" ", "").split(","), key=taken.__getitem__)
 
     def _is_decided(self, task: str) -> bool:
         """Say whether `wait_ready` need not wait any longer."""

@@ -79,6 +79,7 @@ class Post:
         trial: size of a picture that its processes try the task on; None for none.
 
     Attributes:
+        device: where its models run.
         name: of the present or latest process, at the exchange.
         state: see above.
         is_wanted: shall be filled again.
@@ -104,6 +105,7 @@ class Post:
         trial: tuple[int, int] | None = None,
     ) -> None:
         self.task = task
+        self.device = options.device
         self.name = ""
         self.state: State = "idle"
         self.is_wanted = True

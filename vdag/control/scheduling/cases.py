@@ -28,6 +28,7 @@ class Case:
         taken: number of the latest plan under which frames left.
         suspended: the host is away.
         has_job: the host, in its present session, was told to start the job, or has it.
+        told: number of the plan that the host was told last, or that its job has.
         routes: task to landing, as the host was told last.
         round: of the latest question.
         is_asked: that question is open.
@@ -52,6 +53,7 @@ class Case:
     taken: int = 0
     suspended: bool = False
     has_job: bool = False
+    told: int = 0
     routes: Mapping[str, str] = field(default_factory=dict)
     round: int = 0
     is_asked: bool = False

@@ -192,7 +192,8 @@ class Moves(Steps):
         self._loads.update(case)
         case.has_job = job is not None and case.plan is not None
         if job is not None:
-            case.routes = job.routes  # before a restart of the controller others may have been lost
+            # Before a restart of the controller others may have been lost.
+            case.told, case.routes = job.plan_number, job.routes
         if was_suspended:
             self._record(case)
         if case.plan is None:

@@ -136,7 +136,7 @@ class Steps:
         """Put a plan in force unless it is there already, and see that the host knows it."""
         if not plan.orders_as(case.plan):
             self._enforce(case, plan, cause)
-        elif case.has_job:
+        elif case.has_job and not self.is_misled(case):
             return
         assert case.plan is not None, "a plan is in force"
         (self._send if case.has_job else self._start)(case, case.plan, now_ns)
@@ -152,7 +152,7 @@ class Steps:
         self.order_limits()
 
     def _start(self, case: Case, plan: Plan, now_ns: int) -> None:
-        case.has_job = True
+        case.has_job, case.told = True, plan.number
         routes = case.routes = routes_of(case.query, plan, self._nodes)
         self._out.append(StartJob(case.host, case.query, plan, routes))
         if case.state is not QueryState.READY:
@@ -162,6 +162,7 @@ class Steps:
 
     def _send(self, case: Case, plan: Plan, now_ns: int, lost: str = "") -> None:
         """Have the host follow a plan; `lost`: a landing whose frames will not come home."""
+        case.told = plan.number
         before, case.routes = case.routes, routes_of(case.query, plan, self._nodes)
         gone = {lost} if lost else set()
         if before != case.routes:
@@ -173,16 +174,17 @@ class Steps:
         self._set_push(case, now_ns)
 
     def is_misled(self, case: Case) -> bool:
-        """Whether the host of a running job knows other landings than there are now.
+        """Whether the host of a running job knows another plan, or other landings, than it should.
 
-        A peer may have moved while another one did not offer its task, and no plan could be sent.
+        A peer may have moved, or the host have come back with a plan that was not written down,
+        while a node did not offer its task, and no plan could be sent.
         """
         plan = case.plan
         return (
             case.has_job
             and plan is not None
             and not find_lost(case.query, plan, self._nodes)
-            and case.routes != routes_of(case.query, plan, self._nodes)
+            and (case.told, case.routes) != (plan.number, routes_of(case.query, plan, self._nodes))
         )
 
     def _take_up(self, case: Case, plan: Plan, now_ns: int) -> None:

@@ -87,14 +87,14 @@ class ModelContext(msgspec.Struct, frozen=True):
     Attributes:
         weights: name of a model, of the zoo or one that the operator has added.
         model_id: 0 large, 1 medium, 2 small.
-        device: `auto`, `cpu`, `cuda` or `cuda:<n>`.
+        device: `auto`, `cpu`, `cuda` or `cuda:<n>`, see `TaskOptions`.
         engine: what runs the model.
         threads: of the engine, for one call.
     """
 
     weights: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     model_id: Annotated[int, msgspec.Meta(ge=0, le=99)] | None = None
-    device: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    device: Annotated[str, msgspec.Meta(max_length=128)] | None = None
     engine: Annotated[str, msgspec.Meta(max_length=32)] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] | None = None
 
