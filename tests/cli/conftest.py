@@ -1,4 +1,4 @@
-"""The real command, in a process of its own."""
+"""The real command, in a process of its own, and a node for it to speak to."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from command_kit import FRAMES, POLICY, SETTINGS, TASK, Vdag
+from node_kit import Running
 
 import vdag
 
@@ -78,3 +81,29 @@ def start_vdag() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]
                 process.kill()
 
     return start
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A node that does everything."""
+    folder = tmp_path_factory.mktemp("node")
+    (folder / "user_tasks.py").write_text(TASK)
+    config = folder / "node.toml"
+    config.write_text(SETTINGS.format(folder=folder, policy=POLICY, frames=FRAMES))
+    node = Running("--config", str(config))
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in "".join(node.log)
+
+
+@pytest.fixture(scope="module")
+def address(cloud: Running) -> str:
+    """What names the node: its address and the port of its jobs."""
+    return urllib.parse.urlsplit(cloud.urls["edge"]).netloc
+
+
+@pytest.fixture(scope="module")
+def ask(vdag_command, cloud: Running) -> Vdag:
+    """Run a command that speaks to the node."""
+    variables = {"VDAG_CLOUD": cloud.urls["cloud"]}
+    return lambda *arguments: vdag_command(*arguments, env=variables)

@@ -4,86 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from command_kit import FRAMES, POLICY, Vdag, plan_file, rows
 from node_kit import ROOT, Caller, Running
 
-from vdag.control.policies import BUILT_IN
-
 pytestmark = pytest.mark.slow  # as a whole
-
-TASK = """
-import vdag
-
-@vdag.task(outputs=["brightness", "count_result"])
-def brightness(image):
-    return {"brightness": float(image.mean()), "count_result": {"total": 1}}
-"""
-POLICY = f"{ROOT / 'examples' / 'policy.py'}:sharpest_in_time"
-TOKEN = "correct-horse-battery"
-#: Of the video that ends.
-FRAMES = 20
-#: On which nobody listens: it is for testing what happens then (RFC 6335 reserves it).
-NOBODY = "http://127.0.0.1:1"
-
-SETTINGS = """
-[node]
-roles = ["all"]
-state = "{folder}/state"
-limits = "rlimit"
-
-[service]
-modules = ["{folder}/user_tasks.py"]
-slots = [[960, 540, 16]]
-tasks.brightness.workers = 1
-
-[edge]
-port = 0
-live_port = 0
-videos.0 = {{path = "synthetic:320x240@25", type = "test pattern"}}
-videos.1 = {{path = "synthetic:320x240@25?frames={frames}", pace = "asap"}}
-
-[cloud]
-port = 0
-live_port = 0
-channel = "tcp://127.0.0.1:0"
-period_s = 0.1
-policy = "golden"
-policies = ["{policy}"]
-"""
-
-Vdag = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "user_tasks.py").write_text(TASK)
-    config = folder / "node.toml"
-    config.write_text(SETTINGS.format(folder=folder, policy=POLICY, frames=FRAMES))
-    node = Running("--config", str(config))
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in "".join(node.log)
-
-
-@pytest.fixture(scope="module")
-def address(cloud: Running) -> str:
-    """What names the node: its address and the port of its jobs."""
-    return urllib.parse.urlsplit(cloud.urls["edge"]).netloc
-
-
-@pytest.fixture(scope="module")
-def ask(vdag_command, cloud: Running) -> Vdag:
-    """Run a command that speaks to the node."""
-    variables = {"VDAG_CLOUD": cloud.urls["cloud"]}
-    return lambda *arguments: vdag_command(*arguments, env=variables)
 
 
 @pytest.fixture
@@ -111,18 +40,6 @@ def over(ask: Vdag, submit) -> str:
     assert (ended.returncode, ended.stderr) == (0, f"{query} has ended: the video is over\n")
     assert len(ended.stdout.splitlines()) == FRAMES
     return query
-
-
-def rows(ended: subprocess.CompletedProcess[str]) -> list[list[str]]:
-    """The rows of a table whose cells are not wrapped."""
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return [re.split(r"\s{2,}", line.strip()) for line in ended.stdout.splitlines() if line.strip()]
-
-
-def plan_file(folder: Path, document: Any) -> Path:
-    path = folder / "plan.json"
-    path.write_text(document if isinstance(document, str) else json.dumps(document))
-    return path
 
 
 # --- queries ------------------------------------------------------------------------------------
@@ -322,113 +239,6 @@ def test_a_portrait_has_what_the_documents_say_of_each_task(cloud: Running, over
     assert (task["node_ip"], task["node_role"], task["cpu_util_limit"]) == ("127.0.0.1", "cloud", 1)
     assert portrait["available_resource"].keys() == {"127.0.0.1"}
     assert portrait["exe_plan"]["flow_mapping"].keys() == {"brightness"}
-
-
-# --- mistakes -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["queries"], ["top", "--once"], ["plan", "GLOBAL_ID_1"], ["stop", "GLOBAL_ID_1"],
-     ["results", "GLOBAL_ID_1"], ["results", "GLOBAL_ID_1", "--follow"],
-     ["submit", "brightness", "--node", "127.0.0.1:5001"]],
-    ids=" ".join,
-)  # fmt: skip
-def test_a_cloud_that_is_not_there_is_an_error_in_one_line(vdag_command, command):
-    ended = vdag_command(*command, "--cloud", NOBODY)
-    text = f"vdag: {NOBODY} cannot be reached: [Errno 111] Connection refused\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", text)
-
-
-@pytest.mark.parametrize("url", ["ftp://cloud", "http://", "cloud:70000", "http://[::1"])
-def test_an_address_that_is_none_is_an_error_in_one_line(vdag_command, url):
-    ended = vdag_command("queries", "--cloud", url)
-    text = f"vdag: cloud {url!r} is no address, expected http://HOST:PORT\n"
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", text)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [["plan"], ["results"], ["results", "--follow"], ["stop"], ["stop", "--delete"]],
-    ids=" ".join,
-)
-@pytest.mark.parametrize(
-    ("query", "text"),
-    [("GLOBAL_ID_999", "query 999 is not known"), ("first", "'first' is no query's id")],
-)
-def test_a_query_that_is_not_known_is_an_error_in_one_line(ask: Vdag, command, query, text):
-    ended = ask(*command, query)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"vdag: {text}\n")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--node", "10.9.9.9:5001"], "cannot found 10.9.9.9:5001"),
-        (["--video", "7"], "{address} has no video 7, only 0, 1"),
-        (["--policy", "nonesuch"],
-         f"policy 'nonesuch' is unknown, expected one of {', '.join([*BUILT_IN, POLICY])}"),
-        (["--delay", "0.1", "--plan", "missing.json"],
-         "plan missing.json cannot be read: No such file or directory"),
-    ],
-    ids=["node", "video", "policy", "plan"],
-)  # fmt: skip
-def test_a_query_about_what_is_not_there_is_refused(ask: Vdag, address, arguments, text):
-    ended = ask("submit", "brightness", "--node", address, *arguments)
-    expected = (2, "", f"vdag: {text.format(address=address)}\n")
-    assert (ended.returncode, ended.stdout, ended.stderr) == expected
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ("{", "plan {path} is not JSON: Expecting property name enclosed in double quotes: "
-              "line 1 column 2 (char 1)"),
-        ([], "plan {path} is not an object with video_conf and flow_mapping"),
-        ({}, "video_conf is an object, not nothing"),
-        ({"video_conf": {"resolution": "9p", "fps": 5}, "flow_mapping": {}},
-         "resolution '9p' is unknown, expected 360p, 480p, 540p, 630p, 720p, 810p, 900p, 990p, "
-         "1080p, WIDTHxHEIGHT or native"),
-        ({"video_conf": {"resolution": "480p", "fps": 5}, "flow_mapping": {}},
-         "flow_mapping does not place brightness"),
-    ],
-    ids=["no JSON", "no object", "empty", "resolution", "placement"],
-)  # fmt: skip
-def test_a_plan_that_is_none_is_refused(ask: Vdag, address, tmp_path, content, text):
-    path = plan_file(tmp_path, content)
-    ended = ask("submit", "brightness", "--node", address, "--plan", path)
-    expected = (2, "", f"vdag: {text.format(path=path)}\n")
-    assert (ended.returncode, ended.stdout, ended.stderr) == expected
-
-
-def test_a_cloud_that_wants_a_token_is_shown_it_from_a_file(vdag_command, tmp_path):
-    token = tmp_path / "token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
-    settings = {
-        "port": "0",
-        "live_port": "0",
-        "channel": "tcp://127.0.0.1:0",
-        "token_file": str(token),
-        "database": str(tmp_path / "records.db"),
-    }
-    flags = [
-        part for name, value in settings.items() for part in ("--set", f"cloud.{name}={value}")
-    ]
-    node = Running("--role", "cloud", "--set", f"node.state={tmp_path / 'state'}", *flags,
-                   section="cloud.live")  # fmt: skip
-    url = node.urls["cloud"]
-    refused = vdag_command("queries", "--cloud", url)
-    shown = vdag_command("queries", "--cloud", url, "--token-file", token)
-    token.chmod(0o644)
-    open_to_all = vdag_command("queries", "--cloud", url, "--token-file", token)
-    assert node.stop() == 0
-    text = "vdag: this service wants a token: Authorization: Bearer <token>\n"
-    assert (refused.returncode, refused.stdout, refused.stderr) == (2, "", text)
-    assert len(rows(shown)) == 1
-    text = f"vdag: token file {token} has mode 0644, not 0600\n"
-    assert (open_to_all.returncode, open_to_all.stderr) == (2, text)
-    assert TOKEN not in "".join(node.log)
 
 
 # --- explain ------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import select
 import subprocess
 import sys
 import time
@@ -14,137 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from scheduler_kit import CONF, HOST, TASKS, mapping, node
+from adviser_kit import PATIENCE_S, PLAN, POLICY, Desk
+from scheduler_kit import CONF, HOST
 
 from vdag.control.advisers import Advisers
-from vdag.control.advisers.advice import (
-    MAX_ANSWER_NBYTES,
-    Advised,
-    FrameReader,
-    decode_reply,
-    frame,
-)
+from vdag.control.advisers.advice import MAX_ANSWER_NBYTES
 from vdag.control.scheduling.events import PlanProposed, PolicyFailed
-from vdag.control.scheduling.instructions import AskPolicy, Question
-from vdag.control.scheduling.surroundings import Snapshot
-from vdag.errors import ConfigError, FrameFormatError
+from vdag.errors import ConfigError
 
 pytestmark = pytest.mark.slow  # as a whole
-
-#: Longer than anything here takes, even on a machine that has other things to do.
-PATIENCE_S = 60.0
-PLAN = mapping(face_detection=HOST, face_alignment=HOST)
-
-POLICY = """
-import ctypes, os, signal, subprocess, sys, time
-
-PLAN = {plan!r}
-CONF = {conf!r}
-
-
-def plan(job_uid, dag, resource_info, runtime_info, user_constraint, nodes):
-    what, _, _ = job_uid.partition("-")
-    if what == "hang":
-        time.sleep(3600)
-    elif what == "wait":
-        while not os.path.exists(os.path.join(os.path.dirname(__file__), "gate")):
-            time.sleep(0.01)
-    elif what == "spin":
-        while True:
-            pass
-    elif what == "stubborn":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        subprocess.Popen(["sleep", "3600"])
-        time.sleep(3600)
-    elif what == "exit":
-        os._exit(7)
-    elif what == "crash":
-        print("about to crash", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif what == "raise":
-        raise ValueError("no idea")
-    elif what == "sysexit":
-        sys.exit("bye")
-    elif what == "interrupt":
-        raise KeyboardInterrupt
-    elif what == "number":
-        return 42
-    elif what == "object":
-        return CONF, {{"face_detection": object()}}
-    elif what == "cycle":
-        ring = []
-        ring.append(ring)
-        return CONF, ring
-    elif what == "huge":
-        return CONF, "x" * (2 << 20)
-    elif what == "print":
-        print("y" * 300_000, flush=True)
-        os.write(1, b"z" * 300_000)
-    elif what == "input":
-        return CONF, sys.stdin.read()
-    elif what == "forge":
-        for fd in range(3, 64):
-            try:
-                os.write(fd, b"\\xff" * 64)
-            except OSError:
-                pass
-    elif what == "numpy":
-        import numpy as np
-        return {{**CONF, "fps": np.float32(12.5)}}, PLAN
-    elif what == "host":
-        return CONF, [nodes[0].node_addr, list(resource_info["host"])]
-    return CONF, PLAN
-"""
-
-
-class Desk:
-    """Asks, and waits for the answers."""
-
-    def __init__(self, policy: str, **settings) -> None:
-        self.advisers = Advisers(**{"timeout_s": 5.0, "start_timeout_s": PATIENCE_S, **settings})
-        self.policy = policy
-        self.rounds = 0
-
-    def order(self, uid: str) -> AskPolicy:
-        self.rounds += 1
-        dag = {"generator": "SingleFrameGenerator", "flow": list(TASKS), "input": {}}
-        info = {"host": {"10.0.0.1": {}}, "cloud": {}, "edge": {}}
-        question = Question(uid, dag, Snapshot((node(HOST),), info))
-        return AskPolicy(uid, self.rounds, self.policy, question)
-
-    def load(self) -> None:
-        """Wait until the policy's process is ready: questions do not wait for that long."""
-        self.advisers.prepare(self.policy, time.monotonic_ns())
-        found = self.wait_for(lambda events: self.is_loaded() or events)
-        assert found == []
-
-    def is_loaded(self) -> bool:
-        """Whether a process waits for questions: then its idle time is what falls due next."""
-        due_ns = self.advisers.next_due_ns()
-        assert due_ns is not None
-        return due_ns > time.monotonic_ns() + round(PATIENCE_S * 1.5e9)
-
-    def ask(self, uid: str) -> PlanProposed | PolicyFailed:
-        """Ask one question and return its answer, the only one."""
-        found = self.advisers.ask(self.order(uid), time.monotonic_ns())
-        found += self.wait_for(lambda events: found or events)
-        (event,) = found
-        assert (event.query_id, event.round) == (uid, self.rounds)
-        return event
-
-    def wait_for(self, is_enough):
-        found: list[PlanProposed | PolicyFailed] = []
-        deadline = time.monotonic() + PATIENCE_S
-        while not is_enough(found):
-            assert time.monotonic() < deadline, "no answer at all"
-            poll = select.poll()
-            for fd, events in self.advisers.fds():
-                poll.register(fd, events)
-            due_ns = self.advisers.next_due_ns()
-            wait_ms = 100 if due_ns is None else (due_ns - time.monotonic_ns()) / 1e6
-            poll.poll(min(100, max(0, wait_ms)))
-            found += self.advisers.serve(time.monotonic_ns())
-        return found
 
 
 @pytest.fixture
@@ -379,7 +256,7 @@ def test_an_adviser_dies_with_its_parent(file):
     parent.stdin.close()
 
 
-# Policies of ours, settings, and messages.
+# Policies of ours, and settings.
 
 
 def test_a_built_in_policy_is_called_at_once_and_without_a_process():
@@ -405,21 +282,3 @@ def test_a_built_in_policy_is_called_at_once_and_without_a_process():
 def test_settings_without_meaning_are_refused(settings, text):
     with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
         Advisers(**settings)
-
-
-def test_frames_are_cut_wherever_they_were_split():
-    data = frame(Advised(1, "c", "m", None)) + frame(Advised(2, "c", "m", None))
-    reader = FrameReader(100)
-    bodies = [body for at in range(len(data)) for body in reader.feed(data[at : at + 1])]
-    assert [decode_reply(body).number for body in bodies] == [1, 2]
-
-
-def test_a_frame_that_is_too_long_is_refused_before_it_is_taken_in():
-    with pytest.raises(FrameFormatError, match=r"^frame of 101 bytes exceeds 100$"):
-        FrameReader(100).feed((101).to_bytes(4, "little"))
-
-
-@pytest.mark.parametrize("body", [b"", b"\xc1", b"\x80", b"\x81\xa4type\xa5Other", b"\x91" * 5000])
-def test_what_is_no_message_is_refused(body):
-    with pytest.raises(FrameFormatError, match=r"^no message: "):
-        decode_reply(body)

@@ -15,9 +15,8 @@ from channel_kit import (
     TIMEOUT_S,
     HandNode,
     Posted,
-    cloud,
     quick,
-    request,
+    submit,
     totals,
     until,
 )
@@ -28,7 +27,7 @@ from vdag.control.desk import Jobs, NodeJoining
 from vdag.control.records import FrameResult, Store
 from vdag.control.scheduling.events import DispatchFailed
 from vdag.control.scheduling.instructions import StartJob
-from vdag.errors import ChannelClosed, ConfigError, PlanError, Saturated, TransportError
+from vdag.errors import ConfigError, PlanError, Saturated, TransportError
 from vdag.plan import Constraint
 from vdag.transport.keys import KeyFolder
 
@@ -72,10 +71,6 @@ def controller(store: Store, policies: str, request) -> Iterator[Controller]:
 def node(controller: Controller) -> Iterator[HandNode]:
     with HandNode(controller.channel) as node:
         yield node
-
-
-def submit(controller: Controller, **fields: object) -> str:
-    return controller.submit(request(**fields)).result(TIMEOUT_S)
 
 
 # Joining
@@ -365,36 +360,7 @@ def test_too_many_wishes_are_refused(controller, monkeypatch):
         controller.report_runtime("GLOBAL_ID_1", {})
 
 
-def test_a_controller_that_is_closed_says_so(tmp_path):
-    with cloud(tmp_path) as controller:
-        pass
-    for future in (controller.stop("GLOBAL_ID_1"), controller.submit(request())):
-        with pytest.raises(ChannelClosed, match=r"^the controller is closed$"):
-            future.result(TIMEOUT_S)
-    controller.close()
-
-
-# Start and restart
-
-
-def test_queries_are_there_after_a_restart_and_ids_go_on(tmp_path):
-    with cloud(tmp_path) as controller, HandNode(controller.channel) as node:
-        node.join()
-        first = submit(controller)
-        (start,) = node.orders()
-        node.report(1, jobs=[wire.Work(first, 2, start.plan.number)])
-        until(lambda: controller.query(first).state == 2)
-        over = submit(controller)
-        controller.stop(over).result(TIMEOUT_S)
-    with cloud(tmp_path) as controller, HandNode(controller.channel) as node:
-        view = controller.query(first)
-        assert (view.state, view.suspended, view.plan["number"]) == (2, True, 1)
-        assert controller.query(over) is None
-        assert controller.stop(over).result(TIMEOUT_S)
-        node.join(jobs=[wire.Work(first, 2, 1), wire.Work(over, 2, 1)])
-        until(lambda: not controller.query(first).suspended)
-        assert wire.StopJob in {type(order) for order in node.orders() if order.job_uid == over}
-        assert submit(controller) == "GLOBAL_ID_3"
+# Start
 
 
 def test_an_address_that_is_taken_or_open_to_all_is_an_error(controller, store, tmp_path):

@@ -3,57 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
-from channel_kit import (
-    ADDR,
-    SESSION,
-    TASK,
-    TIMEOUT_S,
-    HandNode,
-    NodeEnd,
-    NotedJobs,
-    cloud,
-    quick,
-    request,
-    until,
-)
-from database_kit import Server, Servers
+from channel_kit import ADDR, SESSION, TASK, TIMEOUT_S, HandNode, NotedJobs, until
+from courier_kit import EVENTS, WHOLE_S, packets, submit
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from wire_kit import FRAMES, LOOK
 
 from vdag.control import wire
-from vdag.control.agent import courier as courier_module
-from vdag.control.agent.courier import Courier, Glimpse
-from vdag.control.agent.framebook import FrameBook
-from vdag.control.controller import Controller
+from vdag.control.agent.courier import Glimpse
 from vdag.control.controller.chronicle import Chronicle
 from vdag.control.controller.membership import Membership
-from vdag.control.records import Handler, NewSession, Packet, Store
+from vdag.control.records import Handler, NewSession, Store
 from vdag.control.records.names import FIRST_NUMBER, Cast
 from vdag.control.scheduling.events import QueryState
-from vdag.frame import Frame
-from vdag.graph import Graph
-from vdag.results import Result, TaskParts
 
 pytestmark = pytest.mark.slow  # as a whole
 
 OTHER = "10.0.0.8:5001"
 LANDING = "tcp://10.0.0.8:5020"
-PIXELS = np.zeros((2, 2, 3), np.uint8)
-PARTS = {TASK: TaskParts(0.25, 0.125, 0.5, 7, 40_000)}
-WHOLE_S, HOME_S = 1.0, 0.125
-EVENTS = ["start", "end", "start", "end", "start", "end"]
 FAR_EVENTS = ["start", "end", "sent", "recv", "start", "end", "sent", "recv", "start", "end"]
 
 
@@ -72,89 +46,6 @@ class FarJobs(RoutedJobs):
         super().update_plan(job_uid, plan, {TASK: LANDING}, names)
 
 
-class Reporting(NodeEnd):
-    """A node whose jobs' frames are recorded, with a clock of its own."""
-
-    def __init__(self, channel: str, **options: Any) -> None:
-        self.shift_ns = options.pop("shift_ns", 0)
-        frames, look = options.pop("frames", None), options.pop("look", None)
-        super().__init__(channel, **options)
-        self.book = FrameBook(self.notebook.run)
-        self.courier = Courier(
-            channel, node_addr=self.node_addr, book=self.book, look=look, spool=frames,
-            clock=self.now_ns,
-        )  # fmt: skip
-        self._seqs = itertools.count()
-
-    def now_ns(self) -> int:
-        return time.monotonic_ns() + self.shift_ns
-
-    def deliver(
-        self,
-        query_id: str,
-        count: int,
-        routes: dict[str, str] | None = None,
-        *,
-        ahead_ns: int = 0,
-        ends: bool = True,
-    ) -> None:
-        """Have a job deliver frames, and end."""
-        track = self.book.open(query_id, Graph.chain(TASK))
-        track.follow(1, routes or {})
-        for seq in itertools.islice(self._seqs, count):
-            found = Result("cam", seq, seq, None, 2, 2, {}, WHOLE_S, plan=1, parts=PARTS,
-                           home_s=HOME_S)  # fmt: skip
-            found.frame = Frame(PIXELS, seq=seq, capture_ns=self.now_ns() + ahead_ns)
-            track.deliver(found)
-        if ends:
-            track.end()
-
-    def close(self) -> None:
-        self.courier.close()
-        super().close()
-        self.book.close()
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    servers = Servers()
-    yield servers
-    servers.close()
-
-
-@pytest.fixture
-def controller(store: Store) -> Iterator[Controller]:
-    with Controller(store, quick()) as controller:
-        yield controller
-        assert controller.stats().faults == 0
-
-
-@pytest.fixture
-def start(controller: Controller) -> Iterator[Callable[..., Reporting]]:
-    with ExitStack() as stack:
-
-        def start(**options: Any) -> Reporting:
-            node = stack.enter_context(Reporting(controller.channel, **options))
-            until(lambda: node.agent.stats().is_joined)
-            return node
-
-        yield start
-
-
-def submit(controller: Controller, node: NodeEnd) -> str:
-    query_id = controller.submit(request(node.node_addr)).result(TIMEOUT_S)
-    node.jobs.next("plan")
-    return query_id
-
-
-def packets(store: Store, session_id: int = 1) -> dict[int, list[Packet]]:
-    """Return the rows of each frame."""
-    found: dict[int, list[Packet]] = {}
-    for packet in store.log.packets(session_id):
-        found.setdefault(packet.sequence, []).append(packet)
-    return found
-
-
 def rows(store: Store, statement: str) -> list[tuple[Any, ...]]:
     store.log.sessions()  # all that was said before is there then
     with store._engine.connect() as connection:
@@ -164,8 +55,8 @@ def rows(store: Store, statement: str) -> list[tuple[Any, ...]]:
 # A session
 
 
-def test_a_query_has_a_session_from_its_first_moment_to_its_end(controller, start, store):
-    node = start()
+def test_a_query_has_a_session_from_its_first_moment_to_its_end(controller, start_node, store):
+    node = start_node()
     query_id = submit(controller, node)
     until(lambda: controller.query(query_id).state == QueryState.RUNNING)
     (session,) = until(lambda: [s for s in store.log.sessions() if s.state == "running"])
@@ -186,8 +77,8 @@ def test_a_query_has_a_session_from_its_first_moment_to_its_end(controller, star
     until(lambda: all(each.until_s is not None for each in store.log.placements(1)))
 
 
-def test_a_job_of_a_moment_leaves_rows_of_every_frame(controller, start, store):
-    node = start()
+def test_a_job_of_a_moment_leaves_rows_of_every_frame(controller, start_node, store):
+    node = start_node()
     query_id = submit(controller, node)
     node.deliver(query_id, 12)
     found = until(lambda: len(all_ := packets(store)) == 12 and all_)
@@ -199,8 +90,8 @@ def test_a_job_of_a_moment_leaves_rows_of_every_frame(controller, start, store):
     assert store.log.stats().duplicates == 0
 
 
-def test_frames_name_the_node_that_did_the_task(controller, start, store):
-    node, _ = start(), start(node_addr=OTHER, name="gate-4", run="f" * 16)
+def test_frames_name_the_node_that_did_the_task(controller, start_node, store):
+    node, _ = start_node(), start_node(node_addr=OTHER, name="gate-4", run="f" * 16)
     query_id = submit(controller, node)
     node.deliver(query_id, 3, {TASK: LANDING})
     found = until(lambda: len(all_ := packets(store)) == 3 and all_)
@@ -216,9 +107,9 @@ def test_frames_name_the_node_that_did_the_task(controller, start, store):
         assert abs(times[-1] - times[0] - WHOLE_S) < 1e-5
 
 
-def test_a_plan_moves_handlers_when_the_job_follows_it(controller, start, store):
-    node = start(jobs=RoutedJobs())
-    start(node_addr=OTHER, name="gate-4", run="f" * 16)
+def test_a_plan_moves_handlers_when_the_job_follows_it(controller, start_node, store):
+    node = start_node(jobs=RoutedJobs())
+    start_node(node_addr=OTHER, name="gate-4", run="f" * 16)
     query_id = submit(controller, node)
     until(lambda: store.log.placements(1))
     conf = {"resolution": "360p", "fps": 1, "encoder": "JPEG"}
@@ -233,8 +124,8 @@ def test_a_plan_moves_handlers_when_the_job_follows_it(controller, start, store)
     assert (ended.handler_id, by_name[ended.node_id]) == (1, "gate-3")
 
 
-def test_a_query_that_is_deleted_keeps_what_its_frames_did(controller, start, store):
-    node = start()
+def test_a_query_that_is_deleted_keeps_what_its_frames_did(controller, start_node, store):
+    node = start_node()
     query_id = submit(controller, node)
     node.deliver(query_id, 2)
     until(lambda: len(packets(store)) == 2)
@@ -245,8 +136,8 @@ def test_a_query_that_is_deleted_keeps_what_its_frames_did(controller, start, st
     assert len(packets(store)) == 2
 
 
-def test_frames_of_an_adopted_query_are_those_of_that_session(controller, start, store):
-    node = start()
+def test_frames_of_an_adopted_query_are_those_of_that_session(controller, start_node, store):
+    node = start_node()
     query_id = submit(controller, node)
     names = ("capture", "encode", TASK, "render")
     mine = NewSession("mine", "a service", [Handler(n, name) for n, name in enumerate(names)])
@@ -266,10 +157,10 @@ def test_frames_of_an_adopted_query_are_those_of_that_session(controller, start,
 
 @pytest.mark.parametrize("shift_ns", [0, 3600 * 10**9, 10**15])
 def test_times_are_the_controllers_whatever_the_nodes_clock_says(
-    controller, start, store, shift_ns
+    controller, start_node, store, shift_ns
 ):
     before_s = time.time()
-    node = start(shift_ns=shift_ns)
+    node = start_node(shift_ns=shift_ns)
     query_id = submit(controller, node)
     node.deliver(query_id, 5)
     found = until(lambda: len(all_ := packets(store)) == 5 and all_)
@@ -279,8 +170,8 @@ def test_times_are_the_controllers_whatever_the_nodes_clock_says(
         assert before_s - slack_s <= each[0].timestamp <= time.time() + slack_s
 
 
-def test_a_controllers_clock_that_is_set_back_is_followed(controller, start, store):
-    node = start()
+def test_a_controllers_clock_that_is_set_back_is_followed(controller, start_node, store):
+    node = start_node()
     query_id = submit(controller, node)
     node.deliver(query_id, 1)
     until(lambda: len(packets(store)) == 1)
@@ -293,143 +184,10 @@ def test_a_controllers_clock_that_is_set_back_is_followed(controller, start, sto
     assert [row.event for row in found[1]] == EVENTS
 
 
-# Losses
-
-
-def test_an_answer_that_is_lost_doubles_nothing(tmp_path, monkeypatch):
-    """The controller is gone when all is recorded, and nobody was told."""
-    monkeypatch.setattr(courier_module, "ANSWER_TIMEOUT_S", 0.3)
-    with ExitStack() as stack:
-        with cloud(tmp_path) as controller:
-            channel = controller.channel
-            node = stack.enter_context(Reporting(channel, frames=None))
-            until(lambda: node.agent.stats().is_joined)
-            query_id = submit(controller, node)
-            until(lambda: node.courier.stats().slack_ns)
-            controller._switchboard._answer = lambda *_: True  # it says nothing any more
-            node.deliver(query_id, 20)
-            store = controller._store
-            until(lambda: len(packets(store)) == 20)
-            failures = node.courier.stats().failures
-            until(lambda: node.courier.stats().failures >= failures + 2)
-            assert node.courier.stats().frames == 0
-        with cloud(tmp_path, channel) as later:
-            until(lambda: node.courier.stats().frames == 20)
-            found = packets(later._store)
-            assert {len(each) for each in found.values()} == {len(EVENTS)}
-            assert later._store.log.stats().rows == 0
-            assert later._store.log.stats().duplicates == 20 * len(EVENTS)
-            assert node.courier.stats().lost == 0
-        node.close()
-
-
-def test_frames_wait_for_a_controller_that_is_away_and_arrive_once(tmp_path):
-    spool = tmp_path / "frames"
-    spool.mkdir()
-    with cloud(tmp_path) as controller:
-        channel = controller.channel
-        with Reporting(channel, frames=spool) as node:
-            until(lambda: node.agent.stats().is_joined)
-            query_id = submit(controller, node)
-            until(lambda: node.courier.stats().slack_ns)
-            controller.close()
-            node.deliver(query_id, 30)
-            until(lambda: node.courier.stats().failures)
-    assert list(spool.iterdir()) != []
-    stats = node.courier.stats()
-    assert (stats.frames, stats.lost) == (0, 0)
-    with cloud(tmp_path, channel) as later, Reporting(channel, frames=spool, run="f" * 16) as again:
-        until(lambda: again.courier.stats().frames == 30)
-        assert len(packets(later._store)) == 30
-        assert later._store.log.stats().duplicates == 0
-
-
-def test_frames_of_a_node_that_was_never_told_the_time_are_counted():
-    with Reporting("tcp://127.0.0.1:1") as node:
-        node.deliver("GLOBAL_ID_1", 5)
-    assert node.courier.stats().lost == 5
-
-
-def test_what_a_node_has_left_is_said_before_it_ends(controller, start, store):
-    node = start()
-    query_id = submit(controller, node)
-    until(lambda: node.courier.stats().logs)
-    node.deliver(query_id, 50, ends=False)
-    node.courier.close()
-    assert len(packets(store)) == 50
-    assert node.courier.stats().spool.nbytes == 0
-
-
-def kill(server: Server) -> None:
-    server.stop(signal.SIGKILL)
-
-
-def hold(server: Server) -> None:
-    server._process.send_signal(signal.SIGSTOP)
-
-
-def bring_back(server: Server) -> None:
-    if server._process is None:
-        server.start()
-    else:
-        server._process.send_signal(signal.SIGCONT)
-
-
-@pytest.mark.parametrize("lose", [kill, hold])
-def test_while_the_database_is_away_frames_wait_at_the_node(servers, lose, tmp_path):
-    server = servers.get("mariadb")
-    spool = tmp_path / "frames"
-    spool.mkdir()
-    with (
-        server.database() as url,
-        Store(url) as store,
-        Controller(store, quick()) as controller,
-        Reporting(controller.channel, frames=spool) as node,
-    ):
-        until(lambda: node.agent.stats().is_joined)
-        query_id = submit(controller, node)
-        node.deliver(query_id, 100)
-        until(lambda: node.courier.stats().frames == 100)
-        lose(server)
-        try:
-            unstored = controller.stats().channel.unstored
-            for _ in range(20):  # nobody waits: neither for the database nor for the courier
-                node.deliver(query_id, 100)
-            until(lambda: controller.stats().channel.unstored > unstored)
-            assert node.courier.stats().frames < 2100
-            assert node.courier.stats().spool.results > 0
-        finally:
-            bring_back(server)
-        until(lambda: node.courier.stats().frames == 2100)
-        stats = node.courier.stats()
-        assert (stats.lost, stats.spool.results) == (0, 0)
-        with store._engine.connect() as connection:
-            count = "SELECT COUNT(*), COUNT(DISTINCT sequence) FROM packet_info"
-            assert tuple(connection.execute(text(count)).one()) == (2100 * len(EVENTS), 2100)
-
-
-def test_what_there_is_no_room_for_is_counted(controller, start, store, monkeypatch):
-    """Nobody takes what jobs note: the oldest are lost, and all else is recorded once."""
-    node = start()
-    query_id = submit(controller, node)
-    until(lambda: node.courier.stats().slack_ns)
-    monkeypatch.setattr(node.book, "_limit", 50)
-    real = node.book.take
-    monkeypatch.setattr(node.book, "take", list)  # the courier is behind
-    node.deliver(query_id, 80, ends=False)
-    monkeypatch.setattr(node.book, "take", real)
-    until(lambda: len(packets(store)) == 50)
-    until(lambda: node.courier.stats().frames == 50)
-    assert node.courier.stats().lost == 30
-    node.deliver(query_id, 1)  # says so with what comes next
-    until(lambda: controller._recorder.chronicle.stats().lost == 30)
-    until(lambda: set(packets(store)) == set(range(30, 81)))
-
-
 # Nodes and their workers
 
 
-def test_nodes_and_their_workers_are_sampled(controller, start, store):
+def test_nodes_and_their_workers_are_sampled(controller, start_node, store):
     stamps = itertools.count(time.monotonic_ns(), 10**6)
     gpu = {"gpu_id": 0, "gpu_util": 50, "gpu_mem_util": 20, "gpu_clock": 1500, "gpu_power": 43}
     machine = {"timestamp": 0.0, "cpu_util": 5.5, "mem_total": 24152, "mem_util": 6.5,
@@ -438,7 +196,7 @@ def test_nodes_and_their_workers_are_sampled(controller, start, store):
     def look() -> Glimpse:
         return Glimpse(next(stamps), machine, {TASK: (0.25, 0.0625), "unused": (0.5, 0.5)})
 
-    node = start(look=look)
+    node = start_node(look=look)
     query_id = submit(controller, node)
     until(lambda: controller.query(query_id).state == QueryState.RUNNING)
     until(lambda: rows(store, "SELECT * FROM proc_info"))
@@ -457,13 +215,13 @@ def test_nodes_and_their_workers_are_sampled(controller, start, store):
 
 
 def test_a_node_that_joins_after_a_job_has_gone_there_is_known_by_its_name(
-    controller, start, store
+    controller, start_node, store
 ):
     """As after a restart of the controller, which nodes come back to one after the other."""
-    submit(controller, start(jobs=FarJobs()))
+    submit(controller, start_node(jobs=FarJobs()))
     until(lambda: store.log.placements(1))
     stamps = itertools.count(time.monotonic_ns(), 10**6)
-    start(
+    start_node(
         node_addr=OTHER, name="gate-4", run="f" * 16,
         look=lambda: Glimpse(next(stamps), {}, {TASK: (0.25, 0.0625)}),
     )  # fmt: skip
@@ -488,8 +246,8 @@ def test_a_node_that_joins_after_a_job_has_gone_there_is_known_by_its_name(
 # Nonsense
 
 
-def test_frames_that_make_no_sense_are_left_out_and_hold_up_nobody(controller, start, store):
-    node = start()
+def test_frames_that_make_no_sense_are_left_out_and_hold_up_nobody(controller, start_node, store):
+    node = start_node()
     query_id = submit(controller, node)
     until(lambda: node.courier.stats().slack_ns)
     for count, ahead_ns in enumerate((0, 3 * 86_400 * 10**9, 0), 1):

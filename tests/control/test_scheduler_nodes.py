@@ -1,24 +1,34 @@
-"""What the scheduler does when nodes come and go, and when it comes back itself."""
+"""What the scheduler does when nodes come and go."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduler_kit import CLOUD, CONF, EDGE, HOST, QUERY, TASKS, S, Story, mapping, node, query
+from scheduler_kit import (
+    ALL_HOST,
+    CLOUD,
+    CONF,
+    EDGE,
+    HOST,
+    QUERY,
+    SPLIT,
+    TASKS,
+    S,
+    Story,
+    mapping,
+    node,
+    query,
+)
 
 from vdag.control.scheduling.events import (
     ConstraintChanged,
-    DispatchFailed,
     JobInfo,
     NodeJoined,
     NodeLeft,
     NodeReported,
     PlanProposed,
     PolicyFailed,
-    QueryRestored,
     QueryState,
     QueryStopped,
     RuntimeReported,
@@ -35,20 +45,9 @@ from vdag.control.scheduling.instructions import (
     StopJob,
 )
 from vdag.control.scheduling.nodes import Nodes
-from vdag.plan import Constraint, Placement, Plan, VideoConf
+from vdag.plan import Constraint
 
-SPLIT = mapping(face_detection=HOST, face_alignment=CLOUD)
-ALL_HOST = mapping(face_detection=HOST, face_alignment=HOST)
 RUNS_FIRST = (JobInfo(QUERY, 1, QueryState.RUNNING),)
-
-
-@pytest.fixture
-def running() -> Story:
-    """A query that runs on its host and a server; another edge is there."""
-    story = Story(node(HOST), node(EDGE), node(CLOUD))
-    story.submit(face_detection=HOST, face_alignment=CLOUD)
-    story.tell(RuntimeReported, QUERY, {"delay": 0.2}, 1)
-    return story
 
 
 def back(node_addr: str, **changes):
@@ -234,14 +233,6 @@ def test_frames_of_a_peer_that_was_started_anew_are_given_up(running, session, l
     assert running.last(SendPlan).lost == ((node(CLOUD).landing,) if lost else ())
 
 
-def test_what_nodes_report_is_told_in_questions(running):
-    running.tell(NodeReported, EDGE, {"mem_ratio": 0.5}, None, {CLOUD: 1e7})
-    running.tell(ConstraintChanged, QUERY, Constraint())
-    question = running.last(AskPolicy).question
-    assert question.around.node_state()[EDGE] == {"mem_ratio": 0.5}
-    assert question.around.bandwidth() == {EDGE: {CLOUD: 1e7}}
-
-
 # The host is lost.
 
 
@@ -337,149 +328,6 @@ def test_a_query_stopped_while_its_host_was_away_is_stopped_there_when_it_is_bac
     assert running.out == [RecordState(QUERY, QueryState.ENDED, "stopped")]
     running.tell(NodeJoined, node(HOST, jobs=RUNS_FIRST))
     assert running.out == [StopJob(HOST, QUERY, "over")]
-
-
-# The controller was started anew.
-
-
-def plan(number: int = 3, *, peer: str = CLOUD) -> Plan:
-    return Plan(
-        number,
-        VideoConf("480p", 30),
-        {
-            "face_detection": Placement("10.0.0.1", "host", 0, HOST),
-            "face_alignment": Placement(peer.partition(":")[0], "cloud", 0, peer),
-        },
-    )
-
-
-@pytest.fixture
-def restored() -> Story:
-    """A query that ran under plan 3 when the controller went."""
-    story = Story()
-    story.tell(QueryRestored, query(), QueryState.RUNNING, plan(), 4)
-    return story
-
-
-def runs(number: int) -> tuple[JobInfo, ...]:
-    return (JobInfo(QUERY, number, QueryState.RUNNING),)
-
-
-def test_a_restored_query_is_suspended_until_its_host_joins(restored):
-    assert restored.out == [
-        RecordState(QUERY, QueryState.RUNNING, "the controller was started", suspended=True)
-    ]
-    restored.tell(NodeJoined, node(CLOUD))
-    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
-    assert restored.kinds() == ["RecordState", "SendPlan"]
-    assert restored.last(SendPlan).plan == plan()
-
-
-def test_a_job_that_kept_running_waits_for_its_peers_to_come_back(restored):
-    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
-    assert restored.kinds() == ["RecordState"]
-    restored.tell(NodeJoined, node(CLOUD))
-    assert restored.kinds() == ["SendPlan"]
-    assert restored.scheduler.plan_of(QUERY).number == 3
-
-
-def test_a_peer_that_does_not_come_back_is_lost_after_a_while(restored):
-    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
-    restored.wait(2.1)
-    restored.tell(PolicyFailed, QUERY, restored.rounds[QUERY], "no")
-    assert set(restored.placed().values()) == {HOST}
-    assert restored.scheduler.plan_of(QUERY).number == 4
-
-
-def test_a_peer_that_is_missed_by_nobody_else_is_checked_for(restored):
-    restored.tell(NodeJoined, node(HOST, jobs=runs(3)))
-    restored.wait(2.1)
-    assert restored.last(AskPolicy).question.cause == "period"
-    restored.wait(0.5)
-    restored.tell(PolicyFailed, QUERY, restored.rounds[QUERY], "no")
-    assert restored.last(AskPolicy).question.cause == "node lost"
-
-
-def test_a_host_under_a_plan_that_was_not_written_down_gets_a_higher_number(restored):
-    restored.tell(NodeJoined, node(CLOUD))
-    restored.tell(NodeJoined, node(HOST, jobs=runs(7)))
-    assert restored.kinds() == ["RecordState", "RecordPlan", "SendPlan"]
-    assert restored.last(SendPlan).plan == plan(8)
-
-
-def test_a_host_that_was_started_anew_as_well_gets_its_job(restored):
-    restored.tell(NodeJoined, node(CLOUD))
-    restored.tell(NodeJoined, node(HOST))
-    assert restored.last(StartJob).plan == plan()
-    assert restored.scheduler.state_of(QUERY) is QueryState.READY
-
-
-def test_state_and_plan_need_not_have_been_written_together():
-    story = Story(node(HOST), node(CLOUD))
-    story.tell(QueryRestored, query("a"), QueryState.UNSCHEDULED, plan(), 1)
-    assert story.kinds() == ["RecordState", "RecordState", "StartJob"]
-    assert story.scheduler.state_of("a") is QueryState.READY
-    story.tell(QueryRestored, query("b"), QueryState.RUNNING, None, 5)
-    assert story.kinds() == ["RecordState", "RecordState", "AskPolicy"]
-    assert story.scheduler.state_of("b") is QueryState.UNSCHEDULED
-    story.propose("b", ALL_HOST)
-    assert story.last(StartJob).plan.number == 5
-
-
-def test_a_query_that_was_over_stays_over():
-    story = Story()
-    assert story.tell(QueryRestored, query(), QueryState.FAILED, plan(), 4) == []
-    story.tell(NodeJoined, node(HOST, jobs=runs(3)))
-    assert story.out == [StopJob(HOST, QUERY, "over")]
-
-
-# Nodes that only speak the documented REST.
-
-
-def test_a_node_that_is_pushed_to_gets_its_plan_again_and_again():
-    story = Story(node(HOST, dialect="push"))
-    story.submit(face_detection=HOST, face_alignment=HOST)
-    sent = [each for each in story.wait(10) if isinstance(each, SendPlan)]
-    assert [each.plan.number for each in sent] == [1, 1, 1]
-
-
-def test_a_node_that_is_pushed_to_is_never_silent_but_lost_when_dispatching_fails():
-    story = Story(node(HOST, dialect="push"))
-    story.submit(face_detection=HOST, face_alignment=HOST)
-    story.wait(60, HOST)
-    assert story.scheduler.is_alive(HOST)
-    story.tell(DispatchFailed, HOST, "connection refused")
-    reason = f"node {HOST} is lost: connection refused"
-    assert story.out == [RecordState(QUERY, QueryState.READY, reason, suspended=True)]
-    assert not [each for each in story.wait(10) if isinstance(each, SendPlan)]
-    story.tell(NodeJoined, node(HOST, dialect="push"))
-    assert story.kinds() == ["RecordState", "StartJob"]
-
-
-def test_a_plan_that_needs_a_lost_node_is_not_repeated():
-    story = Story(node(HOST, dialect="push"), node(CLOUD))
-    story.submit(face_detection=HOST, face_alignment=CLOUD)
-    story.tell(NodeLeft, CLOUD)
-    story.now_ns += 4 * S
-    # Both the repetition and the end of the question are due; the order does not matter.
-    story.tell(Tick)
-    assert all(set(each.plan.nodes()) == {HOST} for each in story.all(SendPlan))
-
-
-def test_a_node_that_joins_once_per_video_is_not_told_of_its_jobs_each_time():
-    story = Story(node(HOST, dialect="push"))
-    story.submit(face_detection=HOST, face_alignment=HOST)
-    known = node(HOST, dialect="push")
-    assert story.tell(NodeJoined, replace(known, videos={**known.videos, 2: known.videos[1]})) == []
-
-
-def test_a_node_that_asks_for_its_plans_may_be_silent_for_longer():
-    story = Story(node(HOST, dialect="pull"))
-    story.submit(face_detection=HOST, face_alignment=HOST)
-    story.wait(11, HOST)
-    assert story.scheduler.is_alive(HOST)
-    story.wait(1.5, HOST)
-    assert not story.scheduler.is_alive(HOST)
 
 
 # Time.

@@ -8,12 +8,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduler_kit import CLOUD, EDGE, HOST, QUERY, S, Story, mapping, node, query
+from scheduler_kit import CLOUD, EDGE, HOST, QUERY, SPLIT, TASKS, S, Story, mapping, node, query
 
 from vdag.control.advisers.advice import Asked, decode_order, frame
 from vdag.control.profile import Cost
 from vdag.control.profile.costs import BatchPoint
 from vdag.control.scheduling.events import (
+    ConstraintChanged,
     NodeJoined,
     NodeLeft,
     NodeReported,
@@ -26,9 +27,8 @@ from vdag.control.scheduling.events import (
 from vdag.control.scheduling.instructions import AskPolicy, Question, RecordDecision
 from vdag.control.scheduling.rooms import LEAST, Rooms
 from vdag.control.scheduling.surroundings import NO_LOAD, Snapshot, Surroundings, TaskLoad
+from vdag.plan import Constraint
 
-ALL_HOST = mapping(face_detection=HOST, face_alignment=HOST)
-SPLIT = mapping(face_detection=HOST, face_alignment=CLOUD)
 SECOND = "GLOBAL_ID_2"
 
 
@@ -188,6 +188,30 @@ def test_what_was_measured_under_an_older_plan_is_not_told_as_of_this_one(story)
     story.wait(2.1)
     told = next(each for each in story.all(AskPolicy) if each.query_id == SECOND).question
     assert (told.runtime_info, told.measured) == ({"delay": 0.1}, 2)
+
+
+def test_where_there_is_no_server_the_host_stands_in():
+    story = Story(node(HOST))
+    story.submit()
+    info = story.last(AskPolicy).question.around.resource_info()
+    assert info["cloud"] == info["host"]
+    assert info["edge"] == {}
+
+
+def test_a_changed_service_is_told_in_the_next_question(running):
+    services = {task: ServiceInfo(4, (), 0.5, 0.25) for task in TASKS}
+    running.tell(NodeJoined, replace(node(CLOUD), services=services))
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    shares = running.last(AskPolicy).question.around.resource_info()["cloud"]["10.0.0.9"]
+    assert shares["face_detection"] == {"n_process": 4, "cpu_ratio": 0.5, "mem_ratio": 0.25}
+
+
+def test_what_nodes_report_is_told_in_questions(running):
+    running.tell(NodeReported, EDGE, {"mem_ratio": 0.5}, None, {CLOUD: 1e7})
+    running.tell(ConstraintChanged, QUERY, Constraint())
+    question = running.last(AskPolicy).question
+    assert question.around.node_state()[EDGE] == {"mem_ratio": 0.5}
+    assert question.around.bandwidth() == {EDGE: {CLOUD: 1e7}}
 
 
 def test_a_snapshot_travels_and_says_the_same(story):

@@ -1,4 +1,4 @@
-"""The real device, where there is one; `benchmarks/bench_gpu.py` looks closer."""
+"""The real devices, where there are some; `benchmarks/bench_gpu.py` looks closer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vdag.engines.gpu.pictures import ITEM, Launch, Preparation, place
 from vdag.errors import EngineError, EngineUnavailable
 
 
-@pytest.fixture
-def device() -> Device:
+@pytest.fixture(params=[0, 1])
+def device(request: pytest.FixtureRequest) -> Device:
     try:
-        return open_device(0)
+        return open_device(request.param)
     except EngineUnavailable as err:
         pytest.skip(str(err))
 

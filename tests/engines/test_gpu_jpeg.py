@@ -208,9 +208,10 @@ def test_an_array_for_the_library_is_what_its_header_says():
 @pytest.mark.gpu
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "gray"])
 @pytest.mark.parametrize("hardware", [None, False])
-def test_the_gpu_decodes_what_the_cpu_decodes(subsampling: str, hardware: bool | None):
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_gpu_decodes_what_the_cpu_decodes(subsampling: str, hardware: bool | None, index: int):
     try:
-        device, path = open_device(0), find_library()
+        device, path = open_device(index), find_library()
     except EngineUnavailable as err:
         pytest.skip(str(err))
     assert Library(path)

@@ -225,3 +225,8 @@ def totals(store: Store, query_id: str) -> list[int]:
     """Return what was counted in the results that are recorded, in their order."""
     found = store.results(query_id, after=0, limit=10_000)
     return [record.read()["count_result"]["total"] for record in found]
+
+
+def submit(controller: Controller, **fields: object) -> str:
+    """Submit a query; return its id."""
+    return controller.submit(request(**fields)).result(TIMEOUT_S)

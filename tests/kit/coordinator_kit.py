@@ -213,3 +213,35 @@ class Bench:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+
+#: Of the node file.
+FILES = [
+    replace(node(1, "camera", port=6001), handlers=frozenset({2, 4, 5})),
+    node(2, "near", port=6002),
+    node(3, "far", port=6003),
+]
+#: capture -> encode -> decode -> detect, draw -> resize; the first and the last are the client's.
+CHAIN = service(
+    [
+        capture(node_id=1),
+        handler(1, 5, node_id=1),
+        handler(2, 6, node_id=2),
+        handler(3, 8, node_id=2, with_crop=False),
+        handler(4, 16, node_id=2),
+        handler(5, 4, node_id=1, width=320, height=240),
+    ],
+    [link(0, 1), link(1, 2), link(2, 3), link(2, 4), link(3, 4, 1), link(4, 5)],
+    algorithm="static",
+)
+PATIENCE = Patience(init_s=10.0, start_s=10.0, stop_s=10.0)
+
+
+def open_bench(stack: ExitStack, folder: Path, *services: Any, **settings: Any) -> Bench:
+    """A bench of these nodes and services, or of the chain; the stack closes it."""
+    found = Bench(folder, FILES, services or [CHAIN], patience=PATIENCE, **settings)
+    return stack.enter_context(found)
+
+
+def join_all(bench: Bench) -> list[End]:
+    return [bench.join(each.name, each.port) for each in FILES]

@@ -10,6 +10,8 @@ from typing import Any
 
 BOUNDARY = "vdag-test-boundary"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
+#: Registers nothing.
+CODE = "x = 1\n"
 #: Registers the task `density`, and says when it has been run.
 DENSITY = """
 import pathlib
@@ -40,6 +42,9 @@ def zip_of_entries(
         for entry, content in entries:
             archive.writestr(entry, content, method)
     return data.getvalue()
+
+
+ZIP = zip_of({"density.py": CODE})
 
 
 def task_json(name: str = "crowd", **changes: Any) -> bytes:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
 
+import pytest
+
+from vdag.control.policies import BUILT_IN, Answer
+from vdag.control.prediction import Candidate
 from vdag.control.profile import AccuracyPoint, Cost, Profile
 from vdag.control.scheduling.events import NodeInfo, ServiceInfo, VideoInfo
 from vdag.control.scheduling.instructions import Question
@@ -17,9 +22,12 @@ from vdag.plan import Constraint, Plan
 from vdag.sampling import RESOLUTIONS
 
 TASKS = ("face_detection", "face_alignment")
+CHAIN = (*TASKS, "car_detection")
 HOST, EDGE, CLOUD = "10.0.0.1:5001", "10.0.0.2:5001", "10.0.0.9:5001"
 QUERY = "GLOBAL_ID_1"
 MBIT = 125_000.0
+#: The documents' example.
+NEWER_CONSTRAINT = {"delay": 0.3, "accuracy": 0.9}
 #: Seconds of a frame of 1920x1080 on an edge and in the cloud, by task.
 SECONDS = {
     "face_detection": (0.080, 0.020),
@@ -262,3 +270,57 @@ class Loop:
     def changed_in(self, since_s: float) -> int:
         """Return how often the plan was changed since then."""
         return sum(at > since_s for at in self.changes)
+
+
+def candidate(
+    tasks: Sequence[str] = TASKS,
+    at: str | Sequence[str] = HOST,
+    resolution: str = "480p",
+    fps: float = 10.0,
+    encoder: str = "JPEG",
+    model: int = 0,
+) -> Candidate:
+    """A plan to be predicted; `at` is a node for all tasks, or one for each."""
+    where = (at,) * len(tasks) if isinstance(at, str) else at
+    return Candidate(
+        resolution, fps, encoder, dict.fromkeys(tasks, model), dict(zip(tasks, where, strict=True))
+    )
+
+
+def ask(name: str, asked: Question) -> Answer:
+    """What a policy of ours answers."""
+    return BUILT_IN[name].answer(asked)
+
+
+def documents(host: str, cloud: str, constraint: dict[str, Any], **changes: Any) -> Question:
+    """A question about the documents' two nodes: both offer both tasks, with 0.8 of the CPU."""
+    services = {task: ServiceInfo(1, (), 0.8, 0.4) for task in TASKS}
+    around = Around(
+        node(f"{host}:7000", services=services, role="edge"),
+        node(f"{cloud}:8000", services=services, role="cloud"),
+    )
+    shares = {task: {"n_process": 1, "cpu_ratio": 0.8, "mem_ratio": 0.4} for task in TASKS}
+    roles = {"host": {host: shares}, "cloud": {cloud: shares}, "edge": {}}
+    around.change(resources=roles)
+    return question(around, constraint=Constraint.from_document(constraint), **changes)
+
+
+def in_force(asked: Question, answer: Answer, number: int = 1, **changes: Any) -> Question:
+    """The next question, the answer having become the plan."""
+    plan = plan_of(asked, answer, number)
+    mapping = {
+        task: replace(each, node_addr=each.node_addr or addr_of(asked, each.node_ip))
+        for task, each in plan.flow_mapping.items()
+    }
+    return replace(
+        asked, previous=replace(plan, flow_mapping=mapping), measured=number,
+        memory=answer.memory or {}, now_s=asked.now_s + 2, cause="period", **changes,
+    )  # fmt: skip
+
+
+def addr_of(asked: Question, ip: str) -> str:
+    return next(each.node_addr for each in asked.around.nodes() if each.ip == ip)
+
+
+def refuses(kind: type[Exception], text: str) -> pytest.RaisesExc[Exception]:
+    return pytest.raises(kind, match=f"^{re.escape(text)}$")

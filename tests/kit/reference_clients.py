@@ -1,92 +1,20 @@
 """Programs that were written against the first system, as far as they talk: strict, and old.
 
-`OldNode` is a job manager that is posted jobs and plans; `NewerNode` asks for them; `OldCloud` is
-a query manager; `FrontEnd` is the web page. Each sends what the real program sends and insists on
-what the real one insists on: what they accept, it would. They work when they are told to: nothing
-here runs by a clock.
+`OldNode` is a job manager that is posted jobs and plans; `NewerNode` asks for them; `FrontEnd` is
+the web page. Each sends what the real program sends and insists on what the real one insists on:
+what they accept, it would. They work when they are told to: nothing here runs by a clock.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from node_kit import Caller
+from reference_server import WAIT_S, Broken, Document, Server
 
-WAIT_S = 20.0
 VIDEOS = {0: "student in classroom", 1: "people in meeting-room", 3: "traffic flow outdoor"}
-
-Document = dict[str, Any]
-Handler = Callable[[str, str, Any], tuple[int, Any]]
-
-
-class Broken(AssertionError):
-    """The real program would have ended here."""
-
-
-class Server:
-    """An HTTP server that hands each request to a function, and notes all of them."""
-
-    def __init__(self, handle: Handler, host: str = "127.0.0.1") -> None:
-        self.requests: list[tuple[str, str, Any]] = []
-        self._connections: list[socket.socket] = []
-        outer = self
-
-        class Answering(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                self._answer(None)
-
-            def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                self._answer(json.loads(self.rfile.read(length)))
-
-            def _answer(self, body: Any) -> None:
-                outer.requests.append((self.command, self.path, body))
-                try:
-                    status, content = handle(self.command, self.path, body)
-                    data, kind = json.dumps(content, sort_keys=True).encode(), "application/json"
-                except (KeyError, AssertionError, TypeError):  # as Flask answers an exception
-                    status, data, kind = 500, b"<!doctype html>", "text/html"
-                self.send_response(status)
-                self.send_header("content-type", kind)
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def process_request(self, request: Any, client_address: Any) -> None:
-                outer._connections.append(request)
-                super().process_request(request, client_address)
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # the caller has left
-
-        self._server = Quiet((host, 0), Answering)
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.01,), name="vdag-test-reference"
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join(WAIT_S)
-        self._server.server_close()
-        for connection in self._connections:  # a process that ends has none left either
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Node:
@@ -283,142 +211,6 @@ class NewerNode(_Node):
             "all_latency": 0.12, "node_ip": place["node_ip"], "node_role": place["node_role"],
             "cpu_util_limit": limit["cpu_util_limit"], "mem_util_limit": limit["mem_util_limit"],
         }  # fmt: skip
-
-
-class OldCloud:
-    """A query manager of the first system; it does what its scheduler does when it is told to."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self.videos: dict[str, dict[int, str]] = {}
-        self.results: dict[str, list[Document]] = {}
-        self.runtimes: dict[str, list[Document]] = {}
-        self._new: dict[str, list[Document]] = {}
-        self._plans: dict[str, Document] = {}
-        self._count = 0
-        self._server = Server(self._handle)
-        self.url = f"http://127.0.0.1:{self._server.port}"
-
-    def wait_joined(self, videos: Sequence[int]) -> str:
-        """Wait until a node has registered these; return its address."""
-        wanted = set(videos)
-
-        def found() -> list[str]:
-            return [name for name, known in self.videos.items() if wanted <= known.keys()]
-
-        with self._changed:
-            if not self._changed.wait_for(found, WAIT_S):
-                raise Broken(f"videos {wanted} have not joined: {self.videos}")
-            return found()[0]
-
-    def restart(self) -> None:
-        """Forget everything, as when it is started anew: it keeps nothing."""
-        with self._changed:
-            for known in (self.videos, self.results, self.runtimes, self._new, self._plans):
-                known.clear()
-            self._count = 0
-
-    def submit(
-        self, node_addr: str, video_id: int, pipeline: Sequence[str], constraint: Document,
-        *, pull: bool = False,
-    ) -> str:  # fmt: skip
-        """Post a job to a node, or keep it until the node asks."""
-        self._count += 1
-        job_uid = f"GLOBAL_ID_{self._count}"
-        job = {
-            "job_uid": job_uid, "node_addr": node_addr, "video_id": video_id,
-            "pipeline": list(pipeline), "user_constraint": constraint,
-        }  # fmt: skip
-        self.results[job_uid], self.runtimes[job_uid] = [], []
-        if pull:
-            with self._changed:
-                self._new.setdefault(node_addr, []).append(job)
-        else:
-            assert self._post(node_addr, "/job/submit_job", job)["status"] == 0
-        return job_uid
-
-    def plan(
-        self, node_addr: str, job_uid: str, conf: Document, mapping: Document,
-        *, pull: bool = False,
-    ) -> None:  # fmt: skip
-        """Post a plan to a node, as every 3 seconds, or keep it until the node asks."""
-        plan = {"job_uid": job_uid, "video_conf": conf, "flow_mapping": mapping}
-        if pull:
-            limits = {task: {"cpu_util_limit": 1.0, "mem_util_limit": 1.0} for task in mapping}
-            self._plans[job_uid] = {**plan, "resource_limit": limits, "node_addr": node_addr}
-        else:
-            assert self._post(node_addr, "/job/update_plan", plan)["status"] == 0
-
-    def get_runtime(self, node_addr: str, job_uid: str) -> Document:
-        """Ask a node for a job's runtime, as an earlier version does in every round."""
-        caller = Caller(f"http://{node_addr}")
-        try:
-            reply = caller.get(f"/job/get_runtime/{job_uid}")
-        finally:
-            caller.close()
-        if reply.status != 200:
-            raise Broken(f"get_runtime: {reply.status} {reply.body!r}")
-        found: Document = reply.json()
-        return found
-
-    def wait_results(self, job_uid: str, count: int) -> list[Document]:
-        """Wait until a job has so many results; return them."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: len(self.results[job_uid]) >= count, WAIT_S):
-                raise Broken(f"{len(self.results[job_uid])} results, expected {count}")
-            return list(self.results[job_uid])
-
-    def close(self) -> None:
-        """End it."""
-        self._server.close()
-
-    def _post(self, node_addr: str, path: str, body: Document) -> Document:
-        caller = Caller(f"http://{node_addr}")
-        try:
-            reply = caller.post(path, body)
-        finally:
-            caller.close()
-        if reply.status != 200:
-            raise Broken(f"{path}: {reply.status} {reply.body!r}")
-        found: Document = reply.json()
-        return found
-
-    def _handle(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        with self._changed:
-            self._changed.notify_all()
-            if path == "/node/join":
-                ip = body.get("node_ip", "127.0.0.1")
-                node_addr = f"{ip}:{body['node_port']}"
-                self.videos.setdefault(node_addr, {})[body["video_id"]] = body["video_type"]
-                text = "joined one video to query_manager"
-                return 200, {"msg": text, "node_addr": node_addr, "status": 0}
-            if path == "/node/get_video_info":
-                return 200, {
-                    node_addr: {str(number): {"type": words} for number, words in videos.items()}
-                    for node_addr, videos in self.videos.items()
-                }
-            if path == "/query/sync_result":
-                result = body["job_result"]
-                assert result.keys() <= {"appended_result", "latest_result"}
-                if "appended_result" in result:
-                    frame = result["appended_result"]
-                    assert {"video_conf", "flow_mapping"} <= frame["ext_plan"].keys()
-                    assert isinstance(frame["ext_runtime"], dict)
-                    self.results[body["job_uid"]].append(frame)
-                return 200, {"status": 500}
-            if path == "/query/sync_runtime":
-                self.runtimes[body["job_uid"]].append(body["job_runtime"])
-                return 200, {"status": 500}
-            if path == "/query/get_jobs_info_and_jobs_plan":
-                node_addr = body["node_addr"]
-                new = self._new.pop(node_addr, [])
-                plans = {
-                    job_uid: plan
-                    for job_uid, plan in self._plans.items()
-                    if plan["node_addr"] == node_addr
-                }
-                return 200, {"jobs_info": {job["job_uid"]: job for job in new}, "jobs_plan": plans}
-        return 404, {}
 
 
 class FrontEnd:

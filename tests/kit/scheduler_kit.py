@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from vdag.control.scheduling.events import (
@@ -60,6 +60,15 @@ def mapping(**placed: str) -> dict[str, dict[str, Any]]:
     return {
         task: {"model_id": 0, "node_ip": addr.partition(":")[0]} for task, addr in placed.items()
     }
+
+
+ALL_HOST = mapping(face_detection=HOST, face_alignment=HOST)
+SPLIT = mapping(face_detection=HOST, face_alignment=CLOUD)
+
+
+def questions(out: Iterable[Instruction]) -> list[AskPolicy]:
+    """Those of the instructions that ask a policy."""
+    return [each for each in out if isinstance(each, AskPolicy)]
 
 
 class Story:
@@ -133,3 +142,8 @@ class Story:
             if isinstance(each, AskPolicy):
                 self.rounds[each.query_id] = each.round
         return self.out
+
+
+def three_nodes() -> Story:
+    """A host with a video, another, and the server."""
+    return Story(node(HOST), node(EDGE), node(CLOUD))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from reference_clients import Document, Server
+from reference_server import Document, Server
 
 from vdag import _native as native
 

@@ -26,3 +26,13 @@ def carphone_frames(clips: Path) -> Pictures:
 @pytest.fixture(scope="session")
 def bikes_frames(clips: Path) -> Pictures:
     return read(clips / "bikes.mp4")
+
+
+@pytest.fixture
+def face(carphone_frames: Pictures) -> NDArray[np.uint8]:
+    return carphone_frames[0]
+
+
+@pytest.fixture
+def street(bikes_frames: Pictures) -> NDArray[np.uint8]:
+    return bikes_frames[140]

@@ -253,10 +253,11 @@ def test_a_task_without_use_for_pages_is_left_alone():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
 @pytest.mark.parametrize(("task", "model_id"), TASKS)
-def test_a_real_gpu_finds_what_the_cpu_finds(frames, task, model_id):
+def test_a_real_gpu_finds_what_the_cpu_finds(frames, task, model_id, device):
     try:
-        gpu = task(TaskOptions(model_id=model_id, engine="onnx-cuda", device="cuda:0"))
+        gpu = task(TaskOptions(model_id=model_id, engine="onnx-cuda", device=device))
     except EngineUnavailable as err:
         pytest.skip(str(err))
     cpu = task(TaskOptions(model_id=model_id, device="cpu"))
@@ -268,10 +269,11 @@ def test_a_real_gpu_finds_what_the_cpu_finds(frames, task, model_id):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
 @pytest.mark.parametrize(("task", "missing"), PARTS)
-def test_a_real_gpu_finds_in_parts_what_the_cpu_finds(people, task, missing):
+def test_a_real_gpu_finds_in_parts_what_the_cpu_finds(people, task, missing, device):
     try:
-        gpu = task(TaskOptions(engine="onnx-cuda", device="cuda:0"))
+        gpu = task(TaskOptions(engine="onnx-cuda", device=device))
     except EngineUnavailable as err:
         pytest.skip(str(err))
     cpu, given = task(TaskOptions(device="cpu")), without(people, *missing)

@@ -1,4 +1,4 @@
-"""Two nodes in one process: what sends frames, what takes them, and the frames of real clips."""
+"""Two nodes in one process, the frames of real clips, and both ends of questions and answers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import zmq
+from rpc_kit import LOOPBACK
 
 from vdag._native import header as native_header
 from vdag._native import ring
 from vdag.transport.codec import Descriptor, Hop, decode, encode
 from vdag.transport.edge import Edge
 from vdag.transport.landing import Landing
+from vdag.transport.rpc import Replier, Requester
 
 TIMEOUT_S = 30.0
 ROUTE = (Hop("face_detection", "tcp://127.0.0.1:7000"), Hop("home", "tcp://127.0.0.1:7001"))
@@ -180,3 +183,22 @@ def small(clips: Path) -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def large(clips: Path) -> list[np.ndarray]:
     return read(clips / "bikes.mp4", 30)
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+@pytest.fixture
+def replier(context) -> Iterator[Replier]:
+    with Replier(LOOPBACK, context=context) as replier:
+        yield replier
+
+
+@pytest.fixture
+def requester(context, replier) -> Iterator[Requester]:
+    with Requester(replier.bound, context=context) as requester:
+        yield requester

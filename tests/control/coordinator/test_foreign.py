@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any
@@ -18,12 +17,6 @@ from vdag.control.coordinator.foreign import ForeignNodes
 from vdag.control.coordinator.states import Patience
 from vdag.control.coordinator.values import SessionRequest
 from vdag.errors import PlanError
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Policies of ours as functions: the documents' calls, explanations, hostile reports, baselines."""
+"""Policies of ours as functions: the documents' calls, explanations, hostile reports."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from policy_kit import (
     EDGE,
     HOST,
     MBIT,
+    NEWER_CONSTRAINT,
     TASKS,
     Around,
     Loop,
     Plant,
+    ask,
+    documents,
+    in_force,
     node,
     nodes,
     plan_of,
@@ -24,22 +28,18 @@ from policy_kit import (
 )
 
 from vdag.control.policies import BUILT_IN, Policy
-from vdag.control.policies.ladders import RESOLUTIONS, Setup, full_rate_s
 from vdag.control.policies.pid import Controller
-from vdag.control.policies.reference import cold_setup
 from vdag.control.prediction import Candidate, Outlook, predict_on
 from vdag.control.profile import Cost
 from vdag.control.scheduling.events import ServiceInfo
-from vdag.control.scheduling.instructions import Question
 from vdag.control.scheduling.surroundings import Snapshot
 from vdag.errors import PlanError
 from vdag.plan import Constraint, Plan, VideoConf
 
 ADAPTIVE = ("predictive", "pid", "cold_start")
 BASELINES = ("demo", "reference", "reference_pid", "reference_mogai", "reference_auto_pid")
-# The documents' examples, of both generations.
+# The documents' examples.
 OLDER_CONSTRAINT = {"delay": [-1, 50], "acc_level": 5}
-NEWER_CONSTRAINT = {"delay": 0.3, "accuracy": 0.9}
 RUNTIME_INFO = {
     "delay": 0.3066457410653432, "obj_n": 20.75, "obj_size": 2335.908716666574,
     "obj_stable": False,
@@ -48,40 +48,6 @@ NEWER_FLOW_MAPPING = {
     "face_detection": {"model_id": 0, "node_role": "host", "node_ip": "127.0.0.1"},
     "face_alignment": {"model_id": 0, "node_role": "cloud", "node_ip": "127.0.0.1"},
 }
-
-
-def ask(name: str, asked: Question):
-    return BUILT_IN[name].answer(asked)
-
-
-def documents(host: str, cloud: str, constraint: dict, **changes) -> Question:
-    """The documents' two nodes: each offers both tasks, with one process and 0.8 of the CPU."""
-    services = {task: ServiceInfo(1, (), 0.8, 0.4) for task in TASKS}
-    around = Around(
-        node(f"{host}:7000", services=services, role="edge"),
-        node(f"{cloud}:8000", services=services, role="cloud"),
-    )
-    shares = {task: {"n_process": 1, "cpu_ratio": 0.8, "mem_ratio": 0.4} for task in TASKS}
-    roles = {"host": {host: shares}, "cloud": {cloud: shares}, "edge": {}}
-    around.change(resources=roles)
-    return question(around, constraint=Constraint.from_document(constraint), **changes)
-
-
-def in_force(asked: Question, answer, number: int = 1, **changes) -> Question:
-    """The next question, the answer having become the plan."""
-    plan = plan_of(asked, answer, number)
-    mapping = {
-        task: replace(each, node_addr=each.node_addr or addr_of(asked, each.node_ip))
-        for task, each in plan.flow_mapping.items()
-    }
-    return replace(
-        asked, previous=replace(plan, flow_mapping=mapping), measured=number,
-        memory=answer.memory or {}, now_s=asked.now_s + 2, cause="period", **changes,
-    )  # fmt: skip
-
-
-def addr_of(asked: Question, ip: str) -> str:
-    return next(each.node_addr for each in asked.around.nodes() if each.ip == ip)
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
@@ -328,86 +294,6 @@ def test_an_upgrade_that_fails_is_not_tried_again_at_once():
     loop.run(600)
     assert loop.plan.video_conf.size <= (960, 540)
     assert 1 <= len(loop.changes) <= 8
-
-
-# What the documents' system did in the same situations, read off it.
-
-
-@pytest.mark.parametrize(
-    ("bound_s", "resolution", "fps", "cut", "single"),
-    [
-        (0.05, "480p", 10, 1, ("480p", 10)), (0.10, "480p", 20, 1, ("480p", 20)),
-        (0.15, "480p", 30, 1, ("480p", 30)), (0.20, "480p", 30, 1, ("720p", 30)),
-        (0.30, "480p", 30, 2, ("720p", 30)), (0.50, "720p", 30, 2, ("1080p", 30)),
-        (0.80, "1080p", 30, 1, ("1080p", 30)), (2.0, "1080p", 30, 2, ("1080p", 30)),
-    ],
-)  # fmt: skip
-def test_the_reference_starts_as_it_did(bound_s, resolution, fps, cut, single):
-    found = cold_setup(TASKS, bound_s, 0.9)
-    assert (RESOLUTIONS[found.resolution], found.fps, found.cut) == (resolution, fps, cut)
-    alone = cold_setup(TASKS[:1], bound_s, 0.9)
-    assert (RESOLUTIONS[alone.resolution], alone.fps) == single
-
-
-STABLE = {"obj_stable": True}
-
-
-@pytest.mark.parametrize(
-    ("runtime", "accuracy", "expected"),
-    [
-        ({"delay": 0.1, **STABLE}, 0.9, "480p30HH x4, 480p20HH, 480p10HH, 480p5HH, 480p1HH x2"),
-        ({"delay": 0.5, **STABLE}, 0.9,
-         "480p30HH x4, 480p20HH, 480p10HH, 480p5HH, 480p1HH, 480p1HC, 480p1CC, 360p1CC x2"),
-        ({"delay": 0.5, "obj_stable": False, "obj_size": 2000}, 0.9,
-         "480p30HH x4, 360p30HH, 360p30HC, 360p30CC, 360p20CC, 360p10CC, 360p5CC, 360p1CC x2"),
-        ({"delay": 0.5, "obj_stable": False, "obj_size": 200}, 0.9,
-         "480p30HH x4, 480p30HC, 480p30CC, 480p20CC, 480p10CC, 480p5CC, 480p1CC, 360p1CC x2"),
-        ({"delay": 0.1, **STABLE}, 0.95, "480p30HH x4, 720p30HH, 1080p30HH x3"),
-        ({"delay": 0.1, "obj_stable": False}, 0.9, "480p30HH x9"),
-    ],
-)  # fmt: skip
-def test_the_reference_goes_where_it_went(runtime, accuracy, expected):
-    """Rounds of 3 s from 480p, 30 frames per second, all at the host."""
-    asked = documents("10.0.0.1", "10.0.0.9", {"delay": 0.3, "accuracy": accuracy})
-    answer = Setup(TASKS, 1, 4, 2).answer({"host": "10.0.0.1", "cloud": "10.0.0.9"}, "", None)
-    answer = answer._replace(memory={"started_s": asked.now_s})
-    seen = []
-    for steps in expected.split(", "):
-        shape, _, times = steps.partition(" x")
-        for _ in range(int(times or 1)):
-            asked = in_force(asked, answer, runtime_info=runtime)
-            asked = replace(asked, now_s=asked.now_s + 1)
-            answer = ask("reference", asked)
-            seen.append((shape, shape_of(answer)))
-    assert [found for _, found in seen] == [wanted for wanted, _ in seen]
-
-
-def shape_of(answer) -> str:
-    conf = answer.video_conf
-    roles = "".join(each["node_role"][0].upper() for each in answer.flow_mapping.values())
-    return f"{conf['resolution']}{conf['fps']}{roles}"
-
-
-def test_the_reference_fails_as_it_did_where_a_delay_lacks():
-    asked = documents("10.0.0.1", "10.0.0.9", NEWER_CONSTRAINT)
-    again = in_force(asked, ask("reference", asked), runtime_info={"obj_n": 3})
-    with pytest.raises(PlanError, match=r"^runtime_info has no delay$"):
-        ask("reference", again)
-    with pytest.raises(PlanError, match=r"^user_constraint lacks delay or accuracy$"):
-        ask("reference", question(constraint=Constraint()))
-
-
-def test_the_demo_starts_as_it_did_and_never_rests():
-    asked = documents("10.0.0.1", "10.0.0.9", NEWER_CONSTRAINT)
-    answer = ask("demo", asked)
-    assert shape_of(answer) == "480p1HH"
-    assert full_rate_s(Setup(TASKS, 1, 0, 2)) == pytest.approx(0.324)
-    seen = []
-    for delay_s in (0.5, 0.1, 0.5, 0.1):
-        asked = in_force(asked, answer, last_plan_res={"delay": {"face_detection": delay_s}})
-        answer = ask("demo", asked)
-        seen.append(shape_of(answer))
-    assert seen == ["360p1HH", "480p1HH", "360p1HH", "480p1HH"]
 
 
 def test_built_in_policies_are_named_as_their_functions():

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 from desk_kit import FakeDesk, Serving
 from node_kit import Caller
-from reference_clients import Broken, FrontEnd, NewerNode, OldCloud, OldNode
+from reference_clients import FrontEnd, NewerNode, OldNode
+from reference_cloud import OldCloud
+from reference_server import Broken
 
 from vdag.control.queries.documents import job_info, job_plan
 

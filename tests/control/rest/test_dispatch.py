@@ -14,7 +14,8 @@ import pytest
 from channel_kit import TASK, NodeEnd, quick, request, until
 from desk_kit import Serving
 from node_kit import Caller
-from reference_clients import FrontEnd, OldNode, Server
+from reference_clients import FrontEnd, OldNode
+from reference_server import Server
 
 from vdag.control.controller import Controller
 from vdag.control.queries import Parts
@@ -137,14 +138,14 @@ def test_a_node_that_does_not_answer_is_lost_and_back_when_it_does(cloud, page, 
 
 def at_port(port: int, handle: Callable[..., Any], stack: ExitStack) -> Server:
     """Serve where another server has just ended."""
-    import reference_clients
+    import reference_server
 
-    class There(reference_clients.ThreadingHTTPServer):
+    class There(reference_server.ThreadingHTTPServer):
         def __init__(self, address: tuple[str, int], handler: Any) -> None:
             super().__init__((address[0], port), handler)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_clients, "ThreadingHTTPServer", There)
+        patch.setattr(reference_server, "ThreadingHTTPServer", There)
         server = Server(handle)
     stack.callback(server.close)
     return server

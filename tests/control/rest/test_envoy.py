@@ -15,7 +15,8 @@ import pytest
 from channel_kit import until
 from clip_kit import brightening
 from node_kit import Caller, Running
-from reference_clients import OldCloud, Server
+from reference_cloud import OldCloud
+from reference_server import Server
 from service_kit import OldService, pixels_of
 
 from vdag.control.rest.envoy import Envoy, Registration
@@ -247,14 +248,14 @@ def test_results_wait_for_a_cloud_that_is_away_and_come_in_their_order(stack):
             got.put(body["job_result"]["appended_result"]["n_loop"])
         return 200, {"node_addr": "127.0.0.1:5001"}
 
-    import reference_clients
+    import reference_server
 
-    class There(reference_clients.ThreadingHTTPServer):
+    class There(reference_server.ThreadingHTTPServer):
         def __init__(self, address: Any, handler: Any) -> None:
             super().__init__((address[0], int(addr.rpartition(":")[2])), handler)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_clients, "ThreadingHTTPServer", There)
+        patch.setattr(reference_server, "ThreadingHTTPServer", There)
         server = Server(handle)
     stack.callback(server.close)
     assert [got.get(timeout=WAIT_S) for _ in range(5)] == [1, 2, 3, 4, 5]
