@@ -22,6 +22,8 @@ from vdag.errors import ConfigError, EngineError
 from vdag.tasks import TaskOptions
 from vdag.transport import messages
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TASKS = """
 import os, signal, vdag, vdag.errors
 

@@ -19,6 +19,8 @@ from vdag.graph import Signature
 from vdag.transport import messages
 from vdag.worker import Worker
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TASKS = """
 import vdag
 from vdag.engines.begun import Begun

@@ -35,7 +35,7 @@ from vdag.plan import Constraint
 from vdag.transport.keys import KeyFolder
 from vdag.transport.rpc import Replier
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("impatient")]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from vdag.control.controller import Controller
 from vdag.control.records import NewQuery, Store
 from vdag.control.scheduling.events import QueryState
 
-pytestmark = pytest.mark.usefixtures("impatient")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("impatient")]
 
 CLOUD = """
 import sys

@@ -15,6 +15,8 @@ from node_kit import Caller
 from vdag.control.queries import Parts
 from vdag.control.records import Store
 
+pytestmark = pytest.mark.slow  # as a whole
+
 DOCUMENTS = Path(__file__).parents[1] / "documents" / "query"
 EXAMPLES = {path.stem: json.loads(path.read_text()) for path in sorted(DOCUMENTS.glob("*.json"))}
 #: Keys that stand for any number of others: addresses, numbers of videos, ids.

@@ -19,6 +19,8 @@ from node_kit import Caller
 
 from vdag import _native as native
 
+pytestmark = pytest.mark.slow  # as a whole
+
 DETECT = "/execute_task/face_detection"
 MSGPACK = "application/msgpack"
 #: Where the man's face is in the first frame, found by eye.

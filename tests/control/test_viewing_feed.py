@@ -20,6 +20,8 @@ from vdag.control.viewing.pace import Coding
 from vdag.control.viewing.pieces import HEAD, Kind, Piece, PieceReader, write
 from vdag.transport.h264 import Decoder, Encoder
 
+pytestmark = pytest.mark.slow  # as a whole
+
 PATH = "/user/video/GLOBAL_ID_1"
 JPEG = bytes(native.jpeg.encode(np.full((48, 64, 3), 90, np.uint8)))
 

@@ -27,6 +27,8 @@ from vdag.errors import (
 from vdag.frame import Frame
 from vdag.sources import SingleFrameGenerator
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def answer_each(count):
     def script(post):

@@ -24,6 +24,8 @@ from vdag.sources import SingleFrameGenerator
 from vdag.transport import codec
 from vdag.transport.messages import TIMES, Dropped, Grant, Leave
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def test_a_frame_that_does_not_come_home_times_out_and_is_late_afterwards(post):
     def script(post):

@@ -11,6 +11,8 @@ from vdag.frame import Frame
 from vdag.job.slots import SharedFrame, SlotLoan, Slots
 from vdag.sources import SingleFrameGenerator
 
+pytestmark = pytest.mark.slow  # as a whole
+
 WIDTH, HEIGHT = 16, 8
 NBYTES = WIDTH * HEIGHT * 3
 

@@ -17,6 +17,8 @@ from vdag.frame import Frame
 from vdag.sources import SingleFrameGenerator
 from vdag.transport.messages import CreditWanted, Grant
 
+pytestmark = pytest.mark.slow  # as a whole
+
 
 def test_block_sends_nothing_that_was_not_granted_a_place(post):
     post.grants = False

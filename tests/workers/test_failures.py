@@ -18,6 +18,8 @@ from vdag.transport import codec, messages
 from vdag.transport.poison import PoisonStore
 from vdag.workers import Patience
 
+pytestmark = pytest.mark.slow  # as a whole
+
 # Workers that die.
 
 

@@ -7,9 +7,10 @@ what `repr` writes:
     unit    = \t | \n | \r | \\ | \quote | any other of 0x20..0x7e as it is | \xhh in lower case
 
 What is read is one literal as below, blanks before it, and white space behind it. In every text
-that is accepted `ast.literal_eval` sees the same bytes; it accepts more, namely raw and triple
-quoted literals, several in a row, parentheses, comments, unknown escapes, which stand for
-themselves, and octal ones above 255, which lose their top bit.
+that is accepted `ast.literal_eval` sees the same bytes, unless it takes blanks behind a last line
+break for an indentation; it accepts more, namely raw and triple quoted literals, several in a row,
+parentheses, comments, unknown escapes, which stand for themselves, and octal ones above 255, which
+lose their top bit.
 
     text    = [ \t]* [\n\r]* ("b" | "B") quote item* quote [ \t\n\r\f]*
     item    = any ASCII but NUL, \n, \r, \ and the quote

@@ -18,6 +18,8 @@ from vdag.config.conf import DatabaseConf
 from vdag.control.collector import Collector, CollectorConf, app
 from vdag.control.records import NodeRecord, Packet, Store, insertion
 
+pytestmark = pytest.mark.slow  # as a whole
+
 WAIT_S = 60.0
 #: What the first system's reporter waits.
 SENDER_TIMEOUT_S = 0.5

@@ -16,6 +16,8 @@ from vdag.config.conf import DatabaseConf
 from vdag.control.coordination.types import HANDLER_TYPES
 from vdag.control.coordinator import Coordinator, CoordinatorConf
 
+pytestmark = pytest.mark.slow  # as a whole
+
 TOKEN = "correct-horse-battery"
 FILES = (node(1, "camera", port=6001), node(2, "far", port=9000, speaks="http"))
 CHAIN = service([capture(node_id=1), handler(1, 4, node_id=1)], [link(0, 1)], algorithm="static")
