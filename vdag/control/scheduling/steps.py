@@ -136,10 +136,11 @@ class Steps:
         """Put a plan in force unless it is there already, and see that the host knows it."""
         if not plan.orders_as(case.plan):
             self._enforce(case, plan, cause)
-        elif case.has_job and not self.is_misled(case):
-            return
         assert case.plan is not None, "a plan is in force"
-        (self._send if case.has_job else self._start)(case, case.plan, now_ns)
+        if not case.has_job:
+            self._start(case, case.plan, now_ns)
+        elif case.told != case.plan.number:
+            self._send(case, case.plan, now_ns)
 
     def _enforce(self, case: Case, plan: Plan, cause: str) -> None:
         numbered = plan.numbered(case.next_number)
